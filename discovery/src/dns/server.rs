@@ -355,7 +355,11 @@ impl Endpoint {
 
     async fn serve_tcp(self, listener: TcpListener) {
         loop {
-            let Ok(permit) = self.shared.connections.clone().acquire_owned().await else {
+            let permit = tokio::select! {
+                () = self.stop.cancelled() => return,
+                permit = self.shared.connections.clone().acquire_owned() => permit,
+            };
+            let Ok(permit) = permit else {
                 return;
             };
             let accepted = tokio::select! {
