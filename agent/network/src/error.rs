@@ -33,7 +33,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The bridge that a container should be attached to is not there.
-    #[error("cannot attach {ifname}: bridge {bridge} does not exist; reconcile the host's networks first")]
+    #[error(
+        "cannot attach {ifname}: bridge {bridge} does not exist; reconcile the host's networks first"
+    )]
     NoBridge {
         /// The host's end of the veth pair that was to be made.
         ifname: String,
@@ -60,7 +62,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "; the agent needs CAP_NET_ADMIN in this network namespace",
+        Some(libc::EPERM | libc::EACCES) => {
+            "; the agent needs CAP_NET_ADMIN in this network namespace"
+        }
         Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
             "; the kernel lacks this feature (bridge, vxlan, veth and nf_tables with nat, masq, fib and numgen are needed)"
         }

@@ -41,8 +41,8 @@ mod state;
 
 pub use error::{Error, Result};
 pub use model::{
-    Attach, Attachment, Gateway6, HostNetwork, Mac, NetworkSpec, Protocol, PublishedPort, RemoteEndpoint, VTEP_OVERHEAD,
-    VXLAN_PORT, bridge_name, veth_name, vxlan_name,
+    Attach, Attachment, Gateway6, HostNetwork, Mac, NetworkSpec, Protocol, PublishedPort,
+    RemoteEndpoint, VTEP_OVERHEAD, VXLAN_PORT, bridge_name, veth_name, vxlan_name,
 };
 pub use plan::{Change, plan, teardown_plan};
 pub use rules::{Chain, Expr, Hook, Rule, Ruleset, TableState};

@@ -45,7 +45,8 @@ pub fn veth_name(id: &str) -> String {
 /// Whether an interface of this name can be ours.
 pub(crate) fn is_ours(prefix: &str, name: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| {
-        prefix == VETH_PREFIX || (!rest.starts_with('0') && rest.parse::<u32>().is_ok_and(|vni| vni < 1 << 24))
+        prefix == VETH_PREFIX
+            || (!rest.starts_with('0') && rest.parse::<u32>().is_ok_and(|vni| vni < 1 << 24))
     })
 }
 
@@ -114,8 +115,13 @@ pub struct NetworkSpec {
 impl NetworkSpec {
     /// The addresses of the bridge.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = IpNet> {
-        let v4 = Ipv4Net::new(self.gateway, self.subnet.prefix_len()).ok().map(IpNet::V4);
-        let v6 = self.v6.and_then(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).ok()).map(IpNet::V6);
+        let v4 = Ipv4Net::new(self.gateway, self.subnet.prefix_len())
+            .ok()
+            .map(IpNet::V4);
+        let v6 = self
+            .v6
+            .and_then(|v6| Ipv6Net::new(v6.gateway, v6.subnet.prefix_len()).ok())
+            .map(IpNet::V6);
         v4.into_iter().chain(v6)
     }
 }
@@ -206,12 +212,19 @@ impl Attach {
         if !is_ours(VETH_PREFIX, &self.host_ifname) {
             return Err(invalid(
                 format!("interface name {:?}", self.host_ifname),
-                format!("the host's end must start with {VETH_PREFIX:?} so that teardown finds it; use veth_name()"),
+                format!(
+                    "the host's end must start with {VETH_PREFIX:?} so that teardown finds it; use veth_name()"
+                ),
             ));
         }
         for name in [&self.host_ifname, &self.container_ifname] {
             let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-            if name.is_empty() || name.len() > IFNAME_MAX || name.contains(bad) || name == "." || name == ".." {
+            if name.is_empty()
+                || name.len() > IFNAME_MAX
+                || name.contains(bad)
+                || name == "."
+                || name == ".."
+            {
                 return Err(invalid(
                     format!("interface name {name:?}"),
                     format!("it must have 1 to {IFNAME_MAX} bytes, without '/', ':' and blanks"),
@@ -247,28 +260,48 @@ impl HostNetwork {
             let name = format!("network {}", network.name);
             check_vni(network.vni)?;
             if !vnis.insert(network.vni) {
-                return Err(invalid(name, format!("VNI {} belongs to another network too", network.vni)));
+                return Err(invalid(
+                    name,
+                    format!("VNI {} belongs to another network too", network.vni),
+                ));
             }
             if !network.subnet.contains(&network.gateway) {
-                return Err(invalid(name, format!("gateway {} is outside {}", network.gateway, network.subnet)));
+                return Err(invalid(
+                    name,
+                    format!("gateway {} is outside {}", network.gateway, network.subnet),
+                ));
             }
             if let Some(v6) = network.v6.filter(|v6| !v6.subnet.contains(&v6.gateway)) {
-                return Err(invalid(name, format!("gateway {} is outside {}", v6.gateway, v6.subnet)));
+                return Err(invalid(
+                    name,
+                    format!("gateway {} is outside {}", v6.gateway, v6.subnet),
+                ));
             }
             let least = if network.v6.is_some() { 1280 } else { 576 };
             if !(least..=65_450).contains(&network.mtu) {
-                return Err(invalid(name, format!("MTU {} is not within {least}..=65450", network.mtu)));
+                return Err(invalid(
+                    name,
+                    format!("MTU {} is not within {least}..=65450", network.mtu),
+                ));
             }
             for other in &self.networks[..index] {
-                if other.subnet.contains(&network.subnet) || network.subnet.contains(&other.subnet) {
+                if other.subnet.contains(&network.subnet) || network.subnet.contains(&other.subnet)
+                {
                     return Err(invalid(
                         name,
-                        format!("{} overlaps {} of network {}", network.subnet, other.subnet, other.name),
+                        format!(
+                            "{} overlaps {} of network {}",
+                            network.subnet, other.subnet, other.name
+                        ),
                     ));
                 }
             }
         }
-        if let Some(endpoint) = self.endpoints.iter().find(|e| e.vtep.is_ipv4() != self.underlay.is_ipv4()) {
+        if let Some(endpoint) = self
+            .endpoints
+            .iter()
+            .find(|e| e.vtep.is_ipv4() != self.underlay.is_ipv4())
+        {
             return Err(invalid(
                 format!("endpoint {}", endpoint.ip),
                 format!(
@@ -285,7 +318,10 @@ fn check_vni(vni: u32) -> Result<()> {
     if (1..1 << 24).contains(&vni) {
         return Ok(());
     }
-    Err(invalid(format!("VNI {vni}"), "it must be within 1..=16777215".into()))
+    Err(invalid(
+        format!("VNI {vni}"),
+        "it must be within 1..=16777215".into(),
+    ))
 }
 
 fn invalid(subject: String, reason: String) -> Error {

@@ -19,7 +19,14 @@ pub enum Change {
     /// Make a bridge, up.
     AddBridge { bridge: String, mac: Mac, mtu: u32 },
     /// Make a VXLAN device, up and in its bridge.
-    AddVxlan { vxlan: String, bridge: String, vni: u32, port: u16, local: IpAddr, mtu: u32 },
+    AddVxlan {
+        vxlan: String,
+        bridge: String,
+        vni: u32,
+        port: u16,
+        local: IpAddr,
+        mtu: u32,
+    },
     /// Change an interface's MAC.
     SetMac { link: String, mac: Mac },
     /// Change an interface's MTU, in bytes.
@@ -35,11 +42,19 @@ pub enum Change {
     /// Take an address from an interface.
     RemoveAddress { link: String, address: IpNet },
     /// Set a permanent neighbour entry.
-    SetNeighbour { bridge: String, ip: IpAddr, mac: Mac },
+    SetNeighbour {
+        bridge: String,
+        ip: IpAddr,
+        mac: Mac,
+    },
     /// Remove a neighbour entry.
     RemoveNeighbour { bridge: String, ip: IpAddr },
     /// Say on which node a MAC lives.
-    SetRemote { vxlan: String, mac: Mac, vtep: IpAddr },
+    SetRemote {
+        vxlan: String,
+        mac: Mac,
+        vtep: IpAddr,
+    },
     /// Forget on which node a MAC lives.
     RemoveRemote { vxlan: String, mac: Mac },
     /// Say behind which port of its bridge a MAC lives.
@@ -62,7 +77,11 @@ pub enum Change {
 /// nothing to do.
 #[must_use]
 pub fn plan(desired: &HostNetwork, observed: &KernelState) -> Vec<Change> {
-    let mut out = Planner { observed, changes: Vec::new(), gone: BTreeSet::new() };
+    let mut out = Planner {
+        observed,
+        changes: Vec::new(),
+        gone: BTreeSet::new(),
+    };
     out.remove_stale(desired);
     for network in &desired.networks {
         out.network(network, desired);
@@ -87,8 +106,14 @@ pub fn plan(desired: &HostNetwork, observed: &KernelState) -> Vec<Change> {
 /// The changes that leave nothing of ours, containers' interfaces included.
 #[must_use]
 pub fn teardown_plan(observed: &KernelState) -> Vec<Change> {
-    let links = observed.veths.keys().chain(observed.vxlans.keys()).chain(observed.bridges.keys());
-    let mut changes: Vec<_> = links.map(|link| Change::RemoveLink { link: link.clone() }).collect();
+    let links = observed
+        .veths
+        .keys()
+        .chain(observed.vxlans.keys())
+        .chain(observed.bridges.keys());
+    let mut changes: Vec<_> = links
+        .map(|link| Change::RemoveLink { link: link.clone() })
+        .collect();
     changes.extend(observed.table.is_some().then_some(Change::RemoveTable));
     changes
 }
@@ -123,7 +148,9 @@ impl Planner<'_> {
 
     fn remove(&mut self, link: &str) {
         self.gone.insert(link.to_owned());
-        self.changes.push(Change::RemoveLink { link: link.to_owned() });
+        self.changes.push(Change::RemoveLink {
+            link: link.to_owned(),
+        });
     }
 
     fn network(&mut self, network: &NetworkSpec, desired: &HostNetwork) {
@@ -143,12 +170,19 @@ impl Planner<'_> {
         let fresh;
         let seen = if let Some(seen) = self.observed.bridges.get(name) {
             if seen.mac != mac {
-                self.changes.push(Change::SetMac { link: name.to_owned(), mac });
+                self.changes.push(Change::SetMac {
+                    link: name.to_owned(),
+                    mac,
+                });
             }
             self.mtu_and_up(name, (seen.mtu, seen.up), network.mtu);
             seen
         } else {
-            self.changes.push(Change::AddBridge { bridge: name.to_owned(), mac, mtu: network.mtu });
+            self.changes.push(Change::AddBridge {
+                bridge: name.to_owned(),
+                mac,
+                mtu: network.mtu,
+            });
             fresh = Bridge {
                 mac,
                 mtu: network.mtu,
@@ -162,19 +196,38 @@ impl Planner<'_> {
         let addresses: BTreeSet<IpNet> = network.gateways().collect();
         let link = || name.to_owned();
         for &address in seen.addresses.difference(&addresses) {
-            self.changes.push(Change::RemoveAddress { link: link(), address });
+            self.changes.push(Change::RemoveAddress {
+                link: link(),
+                address,
+            });
         }
         for &address in addresses.difference(&seen.addresses) {
-            self.changes.push(Change::AddAddress { link: link(), address });
+            self.changes.push(Change::AddAddress {
+                link: link(),
+                address,
+            });
         }
         if !seen.route_localnet {
-            self.changes.push(Change::EnableRouteLocalnet { bridge: link() });
+            self.changes
+                .push(Change::EnableRouteLocalnet { bridge: link() });
         }
-        for &ip in seen.neighbours.keys().filter(|ip| !neighbours.contains_key(ip)) {
-            self.changes.push(Change::RemoveNeighbour { bridge: link(), ip });
+        for &ip in seen
+            .neighbours
+            .keys()
+            .filter(|ip| !neighbours.contains_key(ip))
+        {
+            self.changes
+                .push(Change::RemoveNeighbour { bridge: link(), ip });
         }
-        for (&ip, &mac) in neighbours.iter().filter(|(ip, mac)| seen.neighbours.get(ip) != Some(mac)) {
-            self.changes.push(Change::SetNeighbour { bridge: link(), ip, mac });
+        for (&ip, &mac) in neighbours
+            .iter()
+            .filter(|(ip, mac)| seen.neighbours.get(ip) != Some(mac))
+        {
+            self.changes.push(Change::SetNeighbour {
+                bridge: link(),
+                ip,
+                mac,
+            });
         }
     }
 
@@ -188,7 +241,12 @@ impl Planner<'_> {
     ) {
         let (link, local, port) = (|| name.to_owned(), desired.underlay, desired.vxlan_port);
         let fresh;
-        let seen = if let Some(seen) = self.observed.vxlans.get(name).filter(|_| !self.gone.contains(name)) {
+        let seen = if let Some(seen) = self
+            .observed
+            .vxlans
+            .get(name)
+            .filter(|_| !self.gone.contains(name))
+        {
             self.mtu_and_up(name, (seen.mtu, seen.up), network.mtu);
             seen
         } else {
@@ -209,49 +267,101 @@ impl Planner<'_> {
                 mtu: network.mtu,
                 up: true,
                 remotes: BTreeMap::new(),
-                slot: Some(Port { bridge, ..Port::default() }),
+                slot: Some(Port {
+                    bridge,
+                    ..Port::default()
+                }),
             };
             &fresh
         };
         for &mac in seen.remotes.keys().filter(|mac| !remotes.contains_key(mac)) {
-            self.changes.push(Change::RemoveRemote { vxlan: link(), mac });
+            self.changes
+                .push(Change::RemoveRemote { vxlan: link(), mac });
         }
-        for (&mac, &vtep) in remotes.iter().filter(|(mac, vtep)| seen.remotes.get(mac) != Some(vtep)) {
-            self.changes.push(Change::SetRemote { vxlan: link(), mac, vtep });
+        for (&mac, &vtep) in remotes
+            .iter()
+            .filter(|(mac, vtep)| seen.remotes.get(mac) != Some(vtep))
+        {
+            self.changes.push(Change::SetRemote {
+                vxlan: link(),
+                mac,
+                vtep,
+            });
         }
         // A MAC that is attached here is switched to its container, even while the replica still has it elsewhere.
-        let here: BTreeSet<Mac> =
-            desired.attachments.iter().filter(|a| a.vni == network.vni).map(|a| a.mac).collect();
-        let switched = remotes.keys().copied().filter(|mac| !here.contains(mac)).collect();
-        self.port(name, seen.slot.as_ref(), bridge, PortFlags::TUNNEL, &switched);
+        let here: BTreeSet<Mac> = desired
+            .attachments
+            .iter()
+            .filter(|a| a.vni == network.vni)
+            .map(|a| a.mac)
+            .collect();
+        let switched = remotes
+            .keys()
+            .copied()
+            .filter(|mac| !here.contains(mac))
+            .collect();
+        self.port(
+            name,
+            seen.slot.as_ref(),
+            bridge,
+            PortFlags::TUNNEL,
+            &switched,
+        );
     }
 
     fn attachments(&mut self, desired: &HostNetwork) {
         for attachment in &desired.attachments {
-            let Some(network) = desired.networks.iter().find(|n| n.vni == attachment.vni) else { continue };
-            let Some(seen) = self.observed.veths.get(&attachment.host_ifname) else { continue };
+            let Some(network) = desired.networks.iter().find(|n| n.vni == attachment.vni) else {
+                continue;
+            };
+            let Some(seen) = self.observed.veths.get(&attachment.host_ifname) else {
+                continue;
+            };
             let name = attachment.host_ifname.as_str();
             self.mtu_and_up(name, (seen.mtu, seen.up), network.mtu);
             let switched = BTreeSet::from([attachment.mac]);
-            self.port(name, seen.slot.as_ref(), &bridge_name(network.vni), PortFlags::CONTAINER, &switched);
+            self.port(
+                name,
+                seen.slot.as_ref(),
+                &bridge_name(network.vni),
+                PortFlags::CONTAINER,
+                &switched,
+            );
         }
     }
 
-    fn port(&mut self, name: &str, seen: Option<&Port>, bridge: &str, flags: PortFlags, switched: &BTreeSet<Mac>) {
+    fn port(
+        &mut self,
+        name: &str,
+        seen: Option<&Port>,
+        bridge: &str,
+        flags: PortFlags,
+        switched: &BTreeSet<Mac>,
+    ) {
         let link = || name.to_owned();
-        let fresh = Port { bridge: bridge.to_owned(), ..Port::default() };
+        let fresh = Port {
+            bridge: bridge.to_owned(),
+            ..Port::default()
+        };
         let seen = match seen {
             Some(port) if port.bridge == bridge && !self.gone.contains(bridge) => port,
             _ => {
-                self.changes.push(Change::SetBridge { link: link(), bridge: bridge.to_owned() });
+                self.changes.push(Change::SetBridge {
+                    link: link(),
+                    bridge: bridge.to_owned(),
+                });
                 &fresh
             }
         };
         if seen.flags != flags {
-            self.changes.push(Change::SetPortFlags { link: link(), flags });
+            self.changes.push(Change::SetPortFlags {
+                link: link(),
+                flags,
+            });
         }
         for &mac in seen.switched.difference(switched) {
-            self.changes.push(Change::RemoveSwitched { link: link(), mac });
+            self.changes
+                .push(Change::RemoveSwitched { link: link(), mac });
         }
         for &mac in switched.difference(&seen.switched) {
             self.changes.push(Change::SetSwitched { link: link(), mac });
@@ -260,10 +370,15 @@ impl Planner<'_> {
 
     fn mtu_and_up(&mut self, name: &str, (mtu, up): (u32, bool), want: u32) {
         if mtu != want {
-            self.changes.push(Change::SetMtu { link: name.to_owned(), mtu: want });
+            self.changes.push(Change::SetMtu {
+                link: name.to_owned(),
+                mtu: want,
+            });
         }
         if !up {
-            self.changes.push(Change::SetUp { link: name.to_owned() });
+            self.changes.push(Change::SetUp {
+                link: name.to_owned(),
+            });
         }
     }
 }
@@ -273,8 +388,17 @@ impl fmt::Display for Change {
         match self {
             Self::RemoveLink { link } => write!(f, "remove interface {link}"),
             Self::AddBridge { bridge, .. } => write!(f, "add bridge {bridge}"),
-            Self::AddVxlan { vxlan, vni, port, local, .. } => {
-                write!(f, "add VXLAN device {vxlan} (VNI {vni}, UDP port {port}, from {local})")
+            Self::AddVxlan {
+                vxlan,
+                vni,
+                port,
+                local,
+                ..
+            } => {
+                write!(
+                    f,
+                    "add VXLAN device {vxlan} (VNI {vni}, UDP port {port}, from {local})"
+                )
             }
             Self::SetMac { link, mac } => write!(f, "set MAC {mac} on {link}"),
             Self::SetMtu { link, mtu } => write!(f, "set MTU {mtu} on {link}"),
@@ -282,10 +406,18 @@ impl fmt::Display for Change {
             Self::SetBridge { link, bridge } => write!(f, "put {link} into bridge {bridge}"),
             Self::SetPortFlags { link, .. } => write!(f, "set bridge port flags of {link}"),
             Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
-            Self::RemoveAddress { link, address } => write!(f, "remove address {address} from {link}"),
-            Self::SetNeighbour { bridge, ip, mac } => write!(f, "set neighbour {ip} at {mac} on {bridge}"),
-            Self::RemoveNeighbour { bridge, ip } => write!(f, "remove neighbour {ip} from {bridge}"),
-            Self::SetRemote { vxlan, mac, vtep } => write!(f, "set {mac} behind node {vtep} on {vxlan}"),
+            Self::RemoveAddress { link, address } => {
+                write!(f, "remove address {address} from {link}")
+            }
+            Self::SetNeighbour { bridge, ip, mac } => {
+                write!(f, "set neighbour {ip} at {mac} on {bridge}")
+            }
+            Self::RemoveNeighbour { bridge, ip } => {
+                write!(f, "remove neighbour {ip} from {bridge}")
+            }
+            Self::SetRemote { vxlan, mac, vtep } => {
+                write!(f, "set {mac} behind node {vtep} on {vxlan}")
+            }
             Self::RemoveRemote { vxlan, mac } => write!(f, "remove {mac} from {vxlan}"),
             Self::SetSwitched { link, mac } => write!(f, "switch {mac} to port {link}"),
             Self::RemoveSwitched { link, mac } => write!(f, "stop switching {mac} to port {link}"),

@@ -1,10 +1,13 @@
 //! The plan's promises, kept against a model of the kernel.
+#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::model::{Attachment, Gateway6, Protocol, PublishedPort, RemoteEndpoint, VXLAN_PORT, veth_name};
+use crate::model::{
+    Attachment, Gateway6, Protocol, PublishedPort, RemoteEndpoint, VXLAN_PORT, veth_name,
+};
 use crate::rules::TableState;
 use crate::state::Veth;
 
@@ -23,14 +26,40 @@ fn apply(kernel: &mut KernelState, change: &Change) {
         }
         Change::AddBridge { bridge, mac, mtu } => {
             let (addresses, neighbours) = (BTreeSet::new(), BTreeMap::new());
-            let new = Bridge { mac, mtu, up: true, addresses, neighbours, route_localnet: false };
+            let new = Bridge {
+                mac,
+                mtu,
+                up: true,
+                addresses,
+                neighbours,
+                route_localnet: false,
+            };
             assert!(kernel.bridges.insert(bridge, new).is_none());
         }
-        Change::AddVxlan { vxlan, bridge, vni, port, local, mtu } => {
+        Change::AddVxlan {
+            vxlan,
+            bridge,
+            vni,
+            port,
+            local,
+            mtu,
+        } => {
             assert!(kernel.bridges.contains_key(&bridge));
-            let slot = Some(Port { bridge, ..Port::default() });
+            let slot = Some(Port {
+                bridge,
+                ..Port::default()
+            });
             let (local, remotes) = (Some(local), BTreeMap::new());
-            let new = Vxlan { vni, port, local, learning: false, mtu, up: true, remotes, slot };
+            let new = Vxlan {
+                vni,
+                port,
+                local,
+                learning: false,
+                mtu,
+                up: true,
+                remotes,
+                slot,
+            };
             assert!(kernel.vxlans.insert(vxlan, new).is_none());
         }
         Change::SetMac { link, mac } => bridge(kernel, &link).mac = mac,
@@ -38,28 +67,55 @@ fn apply(kernel: &mut KernelState, change: &Change) {
         Change::SetUp { link } => *basics(kernel, &link).1 = true,
         Change::SetBridge { link, bridge } => {
             assert!(kernel.bridges.contains_key(&bridge));
-            *slot(kernel, &link) = Some(Port { bridge, ..Port::default() });
+            *slot(kernel, &link) = Some(Port {
+                bridge,
+                ..Port::default()
+            });
         }
         Change::SetPortFlags { link, flags } => port(kernel, &link).flags = flags,
-        Change::AddAddress { link, address } => assert!(bridge(kernel, &link).addresses.insert(address)),
-        Change::RemoveAddress { link, address } => assert!(bridge(kernel, &link).addresses.remove(&address)),
-        Change::SetNeighbour { bridge: name, ip, mac } => {
+        Change::AddAddress { link, address } => {
+            assert!(bridge(kernel, &link).addresses.insert(address));
+        }
+        Change::RemoveAddress { link, address } => {
+            assert!(bridge(kernel, &link).addresses.remove(&address));
+        }
+        Change::SetNeighbour {
+            bridge: name,
+            ip,
+            mac,
+        } => {
             bridge(kernel, &name).neighbours.insert(ip, mac);
         }
         Change::RemoveNeighbour { bridge: name, ip } => {
             assert!(bridge(kernel, &name).neighbours.remove(&ip).is_some());
         }
         Change::SetRemote { vxlan, mac, vtep } => {
-            kernel.vxlans.get_mut(&vxlan).unwrap().remotes.insert(mac, vtep);
+            kernel
+                .vxlans
+                .get_mut(&vxlan)
+                .unwrap()
+                .remotes
+                .insert(mac, vtep);
         }
         Change::RemoveRemote { vxlan, mac } => {
-            assert!(kernel.vxlans.get_mut(&vxlan).unwrap().remotes.remove(&mac).is_some());
+            assert!(
+                kernel
+                    .vxlans
+                    .get_mut(&vxlan)
+                    .unwrap()
+                    .remotes
+                    .remove(&mac)
+                    .is_some()
+            );
         }
         Change::SetSwitched { link, mac } => {
             let at = port(kernel, &link).bridge.clone();
             let slots = kernel.vxlans.values_mut().map(|v| &mut v.slot);
             // A MAC is behind one port of a bridge only.
-            for slot in slots.chain(kernel.veths.values_mut().map(|v| &mut v.slot)).flatten() {
+            for slot in slots
+                .chain(kernel.veths.values_mut().map(|v| &mut v.slot))
+                .flatten()
+            {
                 if slot.bridge == at {
                     slot.switched.remove(&mac);
                 }
@@ -67,7 +123,9 @@ fn apply(kernel: &mut KernelState, change: &Change) {
             port(kernel, &link).switched.insert(mac);
         }
         // The kernel has moved it to another port when one was set there.
-        Change::RemoveSwitched { link, mac } => drop(port(kernel, &link).switched.remove(&mac).then_some(())),
+        Change::RemoveSwitched { link, mac } => {
+            port(kernel, &link).switched.remove(&mac);
+        }
         Change::EnableForwarding4 => kernel.forwarding4 = true,
         Change::EnableForwarding6 => kernel.forwarding6 = true,
         Change::EnableRouteLocalnet { bridge: name } => bridge(kernel, &name).route_localnet = true,
@@ -116,7 +174,11 @@ fn desired() -> impl Strategy<Value = HostNetwork> {
     let network = (any::<bool>(), 1_u8..4, any::<bool>(), 1400_u32..1402);
     let endpoint = (1_u32..5, 100_u8..108, 0_u8..3);
     let attachment = (1_u32..5, 104_u8..112);
-    let port = (any::<bool>(), 80_u16..83, prop::collection::vec((1_u8..3, 100_u8..103), 0..4));
+    let port = (
+        any::<bool>(),
+        80_u16..83,
+        prop::collection::vec((1_u8..3, 100_u8..103), 0..4),
+    );
     (
         1_u8..3,
         prop::collection::vec(network, 3),
@@ -140,21 +202,38 @@ fn desired() -> impl Strategy<Value = HostNetwork> {
             let endpoints = endpoints.into_iter().map(|(vni, host, vtep)| {
                 let ip = std::net::Ipv4Addr::from([10, vni as u8, 0, host]);
                 let vtep = [192, 0, 2, 10 + vtep].into();
-                RemoteEndpoint { vni, ip: ip.into(), mac: Mac::for_address(ip), vtep }
+                RemoteEndpoint {
+                    vni,
+                    ip: ip.into(),
+                    mac: Mac::for_address(ip),
+                    vtep,
+                }
             });
             let attachments: BTreeMap<_, _> = attachments.into_iter().map(|a| (a, ())).collect();
             let attachments = attachments.into_keys().map(|(vni, host)| {
                 let addr = [10, vni as u8, 0, host].into();
                 let host_ifname = veth_name(&format!("{host}"));
-                Attachment { vni, host_ifname, addr, mac: Mac::for_address(addr) }
+                Attachment {
+                    vni,
+                    host_ifname,
+                    addr,
+                    mac: Mac::for_address(addr),
+                }
             });
             let mut seen = BTreeSet::new();
-            let attachments = attachments.filter(|a| seen.insert(a.host_ifname.clone())).collect();
-            let ports = ports.into_iter().map(|(tcp, port, backends)| PublishedPort {
-                protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-                port,
-                backends: backends.into_iter().map(|(n, host)| ([10, n, 0, host], 8080).into()).collect(),
-            });
+            let attachments = attachments
+                .filter(|a| seen.insert(a.host_ifname.clone()))
+                .collect();
+            let ports = ports
+                .into_iter()
+                .map(|(tcp, port, backends)| PublishedPort {
+                    protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+                    port,
+                    backends: backends
+                        .into_iter()
+                        .map(|(n, host)| ([10, n, 0, host], 8080).into())
+                        .collect(),
+                });
             HostNetwork {
                 underlay: [192, 0, 2, node].into(),
                 vxlan_port: VXLAN_PORT,
@@ -180,7 +259,10 @@ fn drift(kernel: &mut KernelState, kind: u8, which: Index) {
     match (kind, link) {
         (0 | 4, Some(link)) => apply(kernel, &Change::RemoveLink { link }),
         (1, Some(link)) => bridge(kernel, &link).addresses.clear(),
-        (2, Some(link)) => bridge(kernel, &link).neighbours = BTreeMap::from([([10, 1, 0, 9].into(), Mac([2; 6]))]),
+        (2, Some(link)) => {
+            bridge(kernel, &link).neighbours =
+                BTreeMap::from([([10, 1, 0, 9].into(), Mac([2; 6]))]);
+        }
         (3, Some(link)) => {
             let bridge = bridge(kernel, &link);
             (bridge.up, bridge.mac, bridge.route_localnet) = (false, Mac([2; 6]), false);
@@ -211,31 +293,78 @@ fn check(desired: &HostNetwork, kernel: &KernelState) {
     for network in &desired.networks {
         let bridge = &kernel.bridges[&bridge_name(network.vni)];
         let vxlan = &kernel.vxlans[&vxlan_name(network.vni)];
-        assert!(bridge.up && vxlan.up && bridge.route_localnet && kernel.forwarding4 && !vxlan.learning);
+        assert!(
+            bridge.up && vxlan.up && bridge.route_localnet && kernel.forwarding4 && !vxlan.learning
+        );
         assert_eq!((bridge.mtu, vxlan.mtu), (network.mtu, network.mtu));
         assert_eq!(bridge.mac, Mac::for_address(network.gateway));
-        assert_eq!(bridge.addresses.len(), if network.v6.is_some() { 2 } else { 1 });
-        assert_eq!((vxlan.vni, vxlan.local), (network.vni, Some(desired.underlay)));
+        assert_eq!(
+            bridge.addresses.len(),
+            if network.v6.is_some() { 2 } else { 1 }
+        );
+        assert_eq!(
+            (vxlan.vni, vxlan.local),
+            (network.vni, Some(desired.underlay))
+        );
         let slot = vxlan.slot.as_ref().unwrap();
-        assert_eq!((&slot.bridge, slot.flags), (&bridge_name(network.vni), PortFlags::TUNNEL));
-        let here = |ip: &IpAddr| desired.attachments.iter().any(|a| a.vni == network.vni && IpAddr::V4(a.addr) == *ip);
-        let endpoints: Vec<_> = desired.endpoints.iter().filter(|e| e.vni == network.vni).collect();
+        assert_eq!(
+            (&slot.bridge, slot.flags),
+            (&bridge_name(network.vni), PortFlags::TUNNEL)
+        );
+        let here = |ip: &IpAddr| {
+            desired
+                .attachments
+                .iter()
+                .any(|a| a.vni == network.vni && IpAddr::V4(a.addr) == *ip)
+        };
+        let endpoints: Vec<_> = desired
+            .endpoints
+            .iter()
+            .filter(|e| e.vni == network.vni)
+            .collect();
         for endpoint in &endpoints {
             assert_eq!(bridge.neighbours[&endpoint.ip], endpoint.mac);
-            let last = endpoints.iter().rev().find(|e| e.mac == endpoint.mac).unwrap();
+            let last = endpoints
+                .iter()
+                .rev()
+                .find(|e| e.mac == endpoint.mac)
+                .unwrap();
             assert_eq!(vxlan.remotes[&endpoint.mac], last.vtep);
             assert_eq!(slot.switched.contains(&endpoint.mac), !here(&endpoint.ip));
         }
-        assert!(bridge.neighbours.keys().all(|ip| endpoints.iter().any(|e| e.ip == *ip)));
-        assert!(vxlan.remotes.keys().chain(&slot.switched).all(|mac| endpoints.iter().any(|e| e.mac == *mac)));
+        assert!(
+            bridge
+                .neighbours
+                .keys()
+                .all(|ip| endpoints.iter().any(|e| e.ip == *ip))
+        );
+        assert!(
+            vxlan
+                .remotes
+                .keys()
+                .chain(&slot.switched)
+                .all(|mac| endpoints.iter().any(|e| e.mac == *mac))
+        );
     }
-    for attachment in desired.attachments.iter().filter(|a| desired.networks.iter().any(|n| n.vni == a.vni)) {
-        let Some(veth) = kernel.veths.get(&attachment.host_ifname) else { continue };
+    for attachment in desired
+        .attachments
+        .iter()
+        .filter(|a| desired.networks.iter().any(|n| n.vni == a.vni))
+    {
+        let Some(veth) = kernel.veths.get(&attachment.host_ifname) else {
+            continue;
+        };
         let slot = veth.slot.as_ref().unwrap();
-        assert_eq!((&slot.bridge, slot.flags), (&bridge_name(attachment.vni), PortFlags::CONTAINER));
+        assert_eq!(
+            (&slot.bridge, slot.flags),
+            (&bridge_name(attachment.vni), PortFlags::CONTAINER)
+        );
         assert!(veth.up && slot.switched.contains(&attachment.mac));
     }
-    assert_eq!(kernel.table, Ruleset::of(desired).map(|rules| rules.state()));
+    assert_eq!(
+        kernel.table,
+        Ruleset::of(desired).map(|rules| rules.state())
+    );
 }
 
 proptest! {

@@ -101,20 +101,59 @@ impl Ruleset {
         if desired.networks.is_empty() {
             return None;
         }
-        let bridges: BTreeSet<Vec<u8>> = desired.networks.iter().map(|n| ifname(&bridge_name(n.vni))).collect();
-        let published = Chain { name: "published", hook: None, rules: published(desired) };
-        let to_local = || Rule(vec![Expr::FibDestinationType, is_u32(RTN_LOCAL), Expr::Jump("published")]);
+        let bridges: BTreeSet<Vec<u8>> = desired
+            .networks
+            .iter()
+            .map(|n| ifname(&bridge_name(n.vni)))
+            .collect();
+        let published = Chain {
+            name: "published",
+            hook: None,
+            rules: published(desired),
+        };
+        let to_local = || {
+            Rule(vec![
+                Expr::FibDestinationType,
+                is_u32(RTN_LOCAL),
+                Expr::Jump("published"),
+            ])
+        };
         let loopback6 = Rule(
-            [&nfproto(false)[..], &[network(24, 16), Expr::Is(Ipv6Addr::LOCALHOST.octets().into()), Expr::Return]]
-                .concat(),
+            [
+                &nfproto(false)[..],
+                &[
+                    network(24, 16),
+                    Expr::Is(Ipv6Addr::LOCALHOST.octets().into()),
+                    Expr::Return,
+                ],
+            ]
+            .concat(),
         );
         let chains = vec![
             published,
-            base("guard", "filter", PREROUTING, -150, vec![keep_loopback_out(&bridges)]),
+            base(
+                "guard",
+                "filter",
+                PREROUTING,
+                -150,
+                vec![keep_loopback_out(&bridges)],
+            ),
             base("prerouting", "nat", PREROUTING, -100, vec![to_local()]),
             base("output", "nat", OUTPUT, -100, vec![loopback6, to_local()]),
-            base("forward", "filter", FORWARD, -10, forward(desired, &bridges)),
-            base("postrouting", "nat", POSTROUTING, 100, masquerade(desired, &bridges)),
+            base(
+                "forward",
+                "filter",
+                FORWARD,
+                -10,
+                forward(desired, &bridges),
+            ),
+            base(
+                "postrouting",
+                "nat",
+                POSTROUTING,
+                100,
+                masquerade(desired, &bridges),
+            ),
             base("input", "filter", INPUT, -10, vec![only_nodes(desired)]),
         ];
         Some(Self { chains })
@@ -124,8 +163,15 @@ impl Ruleset {
     #[must_use]
     pub fn state(&self) -> TableState {
         let chains = self.chains.iter();
-        let chains = chains.map(|c| (c.name.to_owned(), (c.hook.clone(), c.rules.iter().map(Rule::comment).collect())));
-        TableState { chains: chains.collect() }
+        let chains = chains.map(|c| {
+            (
+                c.name.to_owned(),
+                (c.hook.clone(), c.rules.iter().map(Rule::comment).collect()),
+            )
+        });
+        TableState {
+            chains: chains.collect(),
+        }
     }
 }
 
@@ -156,7 +202,16 @@ const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
 fn base(name: &'static str, kind: &str, number: u32, priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain { name, hook: Some(Hook { kind: kind.to_owned(), number, priority, policy: 1 }), rules }
+    Chain {
+        name,
+        hook: Some(Hook {
+            kind: kind.to_owned(),
+            number,
+            priority,
+            policy: 1,
+        }),
+        rules,
+    }
 }
 
 /// With route_localnet a container could send to the host's 127.0.0.1 (as in CVE-2020-8558). Answers to translated
@@ -171,7 +226,10 @@ fn published(desired: &HostNetwork) -> Vec<Rule> {
     let mut ports: BTreeMap<(Protocol, u16, bool), BTreeSet<SocketAddr>> = BTreeMap::new();
     for port in &desired.ports {
         for backend in &port.backends {
-            ports.entry((port.protocol, port.port, backend.is_ipv4())).or_default().insert(*backend);
+            ports
+                .entry((port.protocol, port.port, backend.is_ipv4()))
+                .or_default()
+                .insert(*backend);
         }
     }
     let rule = |((protocol, port, v4), backends): ((Protocol, u16, bool), BTreeSet<SocketAddr>)| {
@@ -185,27 +243,53 @@ fn published(desired: &HostNetwork) -> Vec<Rule> {
 
 fn forward(desired: &HostNetwork, bridges: &BTreeSet<Vec<u8>>) -> Vec<Rule> {
     let mut rules = vec![
-        Rule([&ct_has(CT_STATE, CT_STATE_ESTABLISHED_OR_RELATED)[..], &[Expr::Accept]].concat()),
+        Rule(
+            [
+                &ct_has(CT_STATE, CT_STATE_ESTABLISHED_OR_RELATED)[..],
+                &[Expr::Accept],
+            ]
+            .concat(),
+        ),
         Rule([&ct_has(CT_STATUS, CT_STATUS_DST_NAT)[..], &[Expr::Accept]].concat()),
     ];
     // Bridged packets come by here where br_netfilter is loaded.
     rules.extend(desired.networks.iter().map(|n| {
         let name = ifname(&bridge_name(n.vni));
         let (from, to) = (Expr::Is(name.clone()), Expr::Is(name));
-        Rule(vec![Expr::Meta(META_IIFNAME), from, Expr::Meta(META_OIFNAME), to, Expr::Accept])
+        Rule(vec![
+            Expr::Meta(META_IIFNAME),
+            from,
+            Expr::Meta(META_OIFNAME),
+            to,
+            Expr::Accept,
+        ])
     }));
-    rules.push(Rule(vec![Expr::Meta(META_OIFNAME), Expr::In(bridges.clone()), Expr::Drop]));
+    rules.push(Rule(vec![
+        Expr::Meta(META_OIFNAME),
+        Expr::In(bridges.clone()),
+        Expr::Drop,
+    ]));
     rules
 }
 
 fn masquerade(desired: &HostNetwork, bridges: &BTreeSet<Vec<u8>>) -> Vec<Rule> {
     let to_task = [Expr::Meta(META_OIFNAME), Expr::In(bridges.clone())];
-    let mut rules =
-        vec![Rule([&to_task[..], &ct_has(CT_STATUS, CT_STATUS_DST_NAT), &[Expr::Masquerade]].concat())];
+    let mut rules = vec![Rule(
+        [
+            &to_task[..],
+            &ct_has(CT_STATUS, CT_STATUS_DST_NAT),
+            &[Expr::Masquerade],
+        ]
+        .concat(),
+    )];
     let mut inside = bridges.clone();
     // The host talking to its own gateway address.
     inside.insert(ifname("lo"));
-    let elsewhere = [Expr::Meta(META_OIFNAME), Expr::NotIn(inside), Expr::Masquerade];
+    let elsewhere = [
+        Expr::Meta(META_OIFNAME),
+        Expr::NotIn(inside),
+        Expr::Masquerade,
+    ];
     for spec in &desired.networks {
         let v4 = [
             network(12, 4),
@@ -230,8 +314,18 @@ fn only_nodes(desired: &HostNetwork) -> Rule {
     let v4 = desired.underlay.is_ipv4();
     let mut exprs = nfproto(v4).to_vec();
     exprs.extend(destination_port(Protocol::Udp, desired.vxlan_port));
-    exprs.push(Expr::Payload { base: 2, offset: 12, len: 3 });
-    exprs.push(Expr::In(desired.networks.iter().map(|n| n.vni.to_be_bytes()[1..].to_vec()).collect()));
+    exprs.push(Expr::Payload {
+        base: 2,
+        offset: 12,
+        len: 3,
+    });
+    exprs.push(Expr::In(
+        desired
+            .networks
+            .iter()
+            .map(|n| n.vni.to_be_bytes()[1..].to_vec())
+            .collect(),
+    ));
     let nodes: BTreeSet<Vec<u8>> = desired.endpoints.iter().map(|e| address(e.vtep)).collect();
     if !nodes.is_empty() {
         exprs.push(if v4 { network(12, 4) } else { network(8, 16) });
@@ -242,8 +336,15 @@ fn only_nodes(desired: &HostNetwork) -> Rule {
 }
 
 fn nfproto(v4: bool) -> [Expr; 2] {
-    let family = if v4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
-    [Expr::Meta(META_NFPROTO), Expr::Is(vec![family.to_le_bytes()[0]])]
+    let family = if v4 {
+        libc::NFPROTO_IPV4
+    } else {
+        libc::NFPROTO_IPV6
+    };
+    [
+        Expr::Meta(META_NFPROTO),
+        Expr::Is(vec![family.to_le_bytes()[0]]),
+    ]
 }
 
 fn destination_port(protocol: Protocol, port: u16) -> [Expr; 4] {
@@ -254,17 +355,29 @@ fn destination_port(protocol: Protocol, port: u16) -> [Expr; 4] {
     [
         Expr::Meta(META_L4PROTO),
         Expr::Is(vec![number]),
-        Expr::Payload { base: 2, offset: 2, len: 2 },
+        Expr::Payload {
+            base: 2,
+            offset: 2,
+            len: 2,
+        },
         Expr::Is(port.to_be_bytes().into()),
     ]
 }
 
 fn ct_has(key: u32, bits: u32) -> [Expr; 3] {
-    [Expr::Ct(key), Expr::And(bits.to_ne_bytes().into()), Expr::IsNot(vec![0; 4])]
+    [
+        Expr::Ct(key),
+        Expr::And(bits.to_ne_bytes().into()),
+        Expr::IsNot(vec![0; 4]),
+    ]
 }
 
 const fn network(offset: u32, len: u32) -> Expr {
-    Expr::Payload { base: 1, offset, len }
+    Expr::Payload {
+        base: 1,
+        offset,
+        len,
+    }
 }
 
 fn is_u32(value: u32) -> Expr {

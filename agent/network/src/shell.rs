@@ -47,7 +47,11 @@ impl Report {
     /// # Errors
     /// The reason of the first change that failed.
     pub fn into_result(mut self) -> Result<Self> {
-        if self.failed.is_empty() { Ok(self) } else { Err(self.failed.swap_remove(0).1) }
+        if self.failed.is_empty() {
+            Ok(self)
+        } else {
+            Err(self.failed.swap_remove(0).1)
+        }
     }
 }
 
@@ -70,7 +74,9 @@ impl Network {
     /// # Errors
     /// [`Error::Kernel`] or [`Error::Socket`] if it cannot be read.
     pub async fn observe(&self) -> Result<KernelState> {
-        self.reconciler.call(|(route, netfilter)| observe::observe(route, netfilter)).await
+        self.reconciler
+            .call(|(route, netfilter)| observe::observe(route, netfilter))
+            .await
     }
 
     /// Makes changes, in order; those that fail are in the report.
@@ -78,7 +84,9 @@ impl Network {
     /// # Errors
     /// [`Error::Socket`] if the kernel cannot be reached.
     pub async fn apply(&self, changes: Vec<Change>) -> Result<Report> {
-        self.reconciler.call(|(route, netfilter)| make(route, netfilter, changes)).await
+        self.reconciler
+            .call(|(route, netfilter)| make(route, netfilter, changes))
+            .await
     }
 
     /// Compares the kernel with what is desired and repairs the difference. Interfaces of containers that are not in
@@ -94,8 +102,14 @@ impl Network {
             .call(move |(route, netfilter)| {
                 let observed = observe::observe(route, netfilter)?;
                 let mut report = make(route, netfilter, plan(&desired, &observed))?;
-                let names = desired.attachments.iter().map(|attachment| &attachment.host_ifname);
-                report.missing = names.filter(|name| !observed.veths.contains_key(*name)).cloned().collect();
+                let names = desired
+                    .attachments
+                    .iter()
+                    .map(|attachment| &attachment.host_ifname);
+                report.missing = names
+                    .filter(|name| !observed.veths.contains_key(*name))
+                    .cloned()
+                    .collect();
                 Ok(report)
             })
             .await
@@ -108,7 +122,9 @@ impl Network {
     /// # Errors
     /// [`Error::Invalid`], [`Error::NoBridge`], or what the kernel refused.
     pub async fn attach(&self, request: Attach) -> Result<()> {
-        self.connector.call(move |route| attach::attach(route, &request)).await
+        self.connector
+            .call(move |route| attach::attach(route, &request))
+            .await
     }
 
     /// Removes a container's veth pair by the name of the host's end. It is no error if that is gone.
@@ -117,7 +133,9 @@ impl Network {
     /// [`Error::Kernel`] if the kernel refuses.
     pub async fn detach(&self, host_ifname: &str) -> Result<()> {
         let name = host_ifname.to_owned();
-        self.connector.call(move |route| attach::detach(route, &name)).await
+        self.connector
+            .call(move |route| attach::detach(route, &name))
+            .await
     }
 
     /// Removes everything of ours, containers' interfaces included, and nothing else. Forwarding stays enabled.
@@ -145,9 +163,17 @@ fn make(route: &mut Netlink, netfilter: &mut Netlink, changes: Vec<Change>) -> R
         debug!(%change, "network change made");
     }
     if !made.is_empty() {
-        info!(changes = made.len(), failed = failed.len(), "host network changed");
+        info!(
+            changes = made.len(),
+            failed = failed.len(),
+            "host network changed"
+        );
     }
-    Ok(Report { made, failed, missing: Vec::new() })
+    Ok(Report {
+        made,
+        failed,
+        missing: Vec::new(),
+    })
 }
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -159,7 +185,9 @@ struct Worker<S> {
 
 impl<S> Clone for Worker<S> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone() }
+        Self {
+            jobs: self.jobs.clone(),
+        }
     }
 }
 
@@ -177,13 +205,23 @@ impl<S: 'static> Worker<S> {
             }
             Err(error) => drop(opened.send(Err(error))),
         };
-        let failed = |source| Error::Socket { doing: "start the network thread", source };
-        thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(run).map_err(failed)?;
+        let failed = |source| Error::Socket {
+            doing: "start the network thread",
+            source,
+        };
+        thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(256 << 10)
+            .spawn(run)
+            .map_err(failed)?;
         outcome.recv().unwrap_or(Err(Error::WorkerGone))?;
         Ok(Self { jobs })
     }
 
-    async fn call<T: Send + 'static>(&self, job: impl FnOnce(&mut S) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut S) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job<S> = Box::new(move |sockets| drop(answer.send(job(sockets))));
         self.jobs.send(job).map_err(|_| Error::WorkerGone)?;

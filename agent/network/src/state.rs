@@ -96,6 +96,8 @@ pub struct PortFlags {
     pub multicast_flood: bool,
     /// Broadcast goes out.
     pub broadcast_flood: bool,
+    /// Packets may go out where they came in.
+    pub hairpin: bool,
     /// ARP and ND for addresses behind this port are answered by the bridge.
     pub neighbour_suppression: bool,
 }
@@ -108,6 +110,7 @@ impl Default for PortFlags {
             unicast_flood: true,
             multicast_flood: true,
             broadcast_flood: true,
+            hairpin: false,
             neighbour_suppression: false,
         }
     }
@@ -120,15 +123,18 @@ impl PortFlags {
         unicast_flood: false,
         multicast_flood: false,
         broadcast_flood: false,
+        hairpin: false,
         neighbour_suppression: true,
     };
 
-    /// A container: its MAC is known beforehand, and it may not claim another.
+    /// A container: its MAC is known beforehand, and it may not claim another. Hairpin, because where br_netfilter is
+    /// loaded the bridge itself carries a container's request to a published port back to the same container.
     pub const CONTAINER: Self = Self {
         learning: false,
         unicast_flood: false,
         multicast_flood: true,
         broadcast_flood: true,
+        hairpin: true,
         neighbour_suppression: false,
     };
 }

@@ -18,6 +18,7 @@ pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const IFLA_INFO_SLAVE_KIND: u16 = 4;
 pub(crate) const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub(crate) const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
 pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
 pub(crate) const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 pub(crate) const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;

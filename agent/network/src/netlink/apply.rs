@@ -14,14 +14,23 @@ use crate::model::Mac;
 use crate::plan::Change;
 use crate::state::PortFlags;
 
+/// What was made, and what failed for which reason.
+pub(crate) type Outcome = (Vec<Change>, Vec<(Change, Error)>);
+
 /// Makes the changes, in order. One that fails does not keep the others from being made; it is returned with its
 /// reason.
 pub(crate) fn apply(
     route: &mut Netlink,
     netfilter: &mut Netlink,
     changes: Vec<Change>,
-) -> Result<(Vec<Change>, Vec<(Change, Error)>)> {
-    let mut run = Run { route, indexes: BTreeMap::new(), pending: Vec::new(), made: Vec::new(), failed: Vec::new() };
+) -> Result<Outcome> {
+    let mut run = Run {
+        route,
+        indexes: BTreeMap::new(),
+        pending: Vec::new(),
+        made: Vec::new(),
+        failed: Vec::new(),
+    };
     for change in changes {
         let outcome = match &change {
             Change::EnableForwarding4 => sysctl::enable(sysctl::FORWARDING4),
@@ -59,7 +68,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn flush(&mut self) -> Result<()> {
-        let (changes, requests): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().unzip();
+        let (changes, requests): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().unzip();
         for (change, answer) in changes.into_iter().zip(self.route.execute(&requests)?) {
             match answer {
                 Err(refusal) if !already(&change, &refusal) => {
@@ -115,9 +125,9 @@ fn already(change: &Change, refusal: &Refusal) -> bool {
     match change {
         Change::RemoveLink { .. } => refusal.errno() == libc::ENODEV,
         Change::RemoveAddress { .. } => refusal.errno() == libc::EADDRNOTAVAIL,
-        Change::RemoveNeighbour { .. } | Change::RemoveRemote { .. } | Change::RemoveSwitched { .. } => {
-            refusal.errno() == libc::ENOENT
-        }
+        Change::RemoveNeighbour { .. }
+        | Change::RemoveRemote { .. }
+        | Change::RemoveSwitched { .. } => refusal.errno() == libc::ENOENT,
         _ => false,
     }
 }
@@ -130,25 +140,52 @@ fn message(change: &Change, index: u32) -> Message {
         Change::RemoveLink { link } => remove_link(link),
         Change::AddBridge { bridge, mac, mtu } => {
             let data = Attrs::new().u8(IFLA_BR_MCAST_SNOOPING, 0);
-            let info = Attrs::new().str(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, data);
-            let attrs = Attrs::new().bytes(IFLA_ADDRESS, &mac.0).u32(IFLA_MTU, *mtu).nest(IFLA_LINKINFO, info);
+            let info = Attrs::new()
+                .str(IFLA_INFO_KIND, "bridge")
+                .nest(IFLA_INFO_DATA, data);
+            let attrs = Attrs::new()
+                .bytes(IFLA_ADDRESS, &mac.0)
+                .u32(IFLA_MTU, *mtu)
+                .nest(IFLA_LINKINFO, info);
             link(bridge, libc::NLM_F_CREATE | libc::NLM_F_EXCL, true, attrs)
         }
-        Change::AddVxlan { vxlan, vni, port, local, mtu, .. } => {
-            let local_kind = if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 };
+        Change::AddVxlan {
+            vxlan,
+            vni,
+            port,
+            local,
+            mtu,
+            ..
+        } => {
+            let local_kind = if local.is_ipv4() {
+                IFLA_VXLAN_LOCAL
+            } else {
+                IFLA_VXLAN_LOCAL6
+            };
             let data = Attrs::new()
                 .u32(IFLA_VXLAN_ID, *vni)
                 .bytes(local_kind, &octets(*local))
                 .u8(IFLA_VXLAN_LEARNING, 0)
                 .be16(IFLA_VXLAN_PORT, *port);
-            let info = Attrs::new().str(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, data);
-            let attrs = Attrs::new().u32(IFLA_MTU, *mtu).u32(IFLA_MASTER, index).nest(IFLA_LINKINFO, info);
+            let info = Attrs::new()
+                .str(IFLA_INFO_KIND, "vxlan")
+                .nest(IFLA_INFO_DATA, data);
+            let attrs = Attrs::new()
+                .u32(IFLA_MTU, *mtu)
+                .u32(IFLA_MASTER, index)
+                .nest(IFLA_LINKINFO, info);
             link(vxlan, libc::NLM_F_CREATE | libc::NLM_F_EXCL, true, attrs)
         }
-        Change::SetMac { link: name, mac } => link(name, 0, false, Attrs::new().bytes(IFLA_ADDRESS, &mac.0)),
-        Change::SetMtu { link: name, mtu } => link(name, 0, false, Attrs::new().u32(IFLA_MTU, *mtu)),
+        Change::SetMac { link: name, mac } => {
+            link(name, 0, false, Attrs::new().bytes(IFLA_ADDRESS, &mac.0))
+        }
+        Change::SetMtu { link: name, mtu } => {
+            link(name, 0, false, Attrs::new().u32(IFLA_MTU, *mtu))
+        }
         Change::SetUp { link: name } => link(name, 0, true, Attrs::new()),
-        Change::SetBridge { link: name, .. } => link(name, 0, false, Attrs::new().u32(IFLA_MASTER, index)),
+        Change::SetBridge { link: name, .. } => {
+            link(name, 0, false, Attrs::new().u32(IFLA_MASTER, index))
+        }
         Change::SetPortFlags { link, flags } => set_port_flags(link, *flags),
         Change::AddAddress { address, .. } => add_address(index, *address),
         Change::RemoveAddress { address, .. } => {
@@ -156,7 +193,9 @@ fn message(change: &Change, index: u32) -> Message {
             Message::new(libc::RTM_DELADDR, 0, &ifaddrmsg(index, *address), attrs)
         }
         Change::SetNeighbour { ip, mac, .. } => {
-            let attrs = Attrs::new().bytes(NDA_DST, &octets(*ip)).bytes(NDA_LLADDR, &mac.0);
+            let attrs = Attrs::new()
+                .bytes(NDA_DST, &octets(*ip))
+                .bytes(NDA_LLADDR, &mac.0);
             Message::new(libc::RTM_NEWNEIGH, SET, &permanent(family(*ip), 0), attrs)
         }
         Change::RemoveNeighbour { ip, .. } => {
@@ -164,17 +203,32 @@ fn message(change: &Change, index: u32) -> Message {
             Message::new(libc::RTM_DELNEIGH, 0, &permanent(family(*ip), 0), attrs)
         }
         Change::SetRemote { mac, vtep, .. } => {
-            let attrs = Attrs::new().bytes(NDA_LLADDR, &mac.0).bytes(NDA_DST, &octets(*vtep));
-            Message::new(libc::RTM_NEWNEIGH, SET, &permanent(libc::AF_BRIDGE, NTF_SELF), attrs)
+            let attrs = Attrs::new()
+                .bytes(NDA_LLADDR, &mac.0)
+                .bytes(NDA_DST, &octets(*vtep));
+            Message::new(
+                libc::RTM_NEWNEIGH,
+                SET,
+                &permanent(libc::AF_BRIDGE, NTF_SELF),
+                attrs,
+            )
         }
         Change::RemoveRemote { mac, .. } => {
             let attrs = Attrs::new().bytes(NDA_LLADDR, &mac.0);
-            Message::new(libc::RTM_DELNEIGH, 0, &permanent(libc::AF_BRIDGE, NTF_SELF), attrs)
+            Message::new(
+                libc::RTM_DELNEIGH,
+                0,
+                &permanent(libc::AF_BRIDGE, NTF_SELF),
+                attrs,
+            )
         }
         Change::SetSwitched { mac, .. } => set_switched(index, *mac),
-        Change::RemoveSwitched { mac, .. } => {
-            Message::new(libc::RTM_DELNEIGH, 0, &switched, Attrs::new().bytes(NDA_LLADDR, &mac.0))
-        }
+        Change::RemoveSwitched { mac, .. } => Message::new(
+            libc::RTM_DELNEIGH,
+            0,
+            &switched,
+            Attrs::new().bytes(NDA_LLADDR, &mac.0),
+        ),
         // These are no requests of this socket; `apply` has dealt with them.
         Change::EnableForwarding4
         | Change::EnableForwarding6
@@ -188,7 +242,12 @@ fn message(change: &Change, index: u32) -> Message {
 const SET: libc::c_int = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
 pub(crate) fn remove_link(name: &str) -> Message {
-    Message::new(libc::RTM_DELLINK, 0, &ifinfomsg(0, false), Attrs::new().str(IFLA_IFNAME, name))
+    Message::new(
+        libc::RTM_DELLINK,
+        0,
+        &ifinfomsg(0, false),
+        Attrs::new().str(IFLA_IFNAME, name),
+    )
 }
 
 pub(crate) fn set_port_flags(name: &str, flags: PortFlags) -> Message {
@@ -197,20 +256,33 @@ pub(crate) fn set_port_flags(name: &str, flags: PortFlags) -> Message {
         .u8(IFLA_BRPORT_UNICAST_FLOOD, flags.unicast_flood.into())
         .u8(IFLA_BRPORT_MCAST_FLOOD, flags.multicast_flood.into())
         .u8(IFLA_BRPORT_BCAST_FLOOD, flags.broadcast_flood.into())
-        .u8(IFLA_BRPORT_NEIGH_SUPPRESS, flags.neighbour_suppression.into());
-    let info = Attrs::new().str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, data);
+        .u8(IFLA_BRPORT_MODE, flags.hairpin.into())
+        .u8(
+            IFLA_BRPORT_NEIGH_SUPPRESS,
+            flags.neighbour_suppression.into(),
+        );
+    let info = Attrs::new()
+        .str(IFLA_INFO_SLAVE_KIND, "bridge")
+        .nest(IFLA_INFO_SLAVE_DATA, data);
     link(name, 0, false, Attrs::new().nest(IFLA_LINKINFO, info))
 }
 
 pub(crate) fn set_switched(index: u32, mac: Mac) -> Message {
     let fixed = ndmsg(libc::AF_BRIDGE, index, NUD_NOARP, NTF_MASTER);
-    Message::new(libc::RTM_NEWNEIGH, SET, &fixed, Attrs::new().bytes(NDA_LLADDR, &mac.0))
+    Message::new(
+        libc::RTM_NEWNEIGH,
+        SET,
+        &fixed,
+        Attrs::new().bytes(NDA_LLADDR, &mac.0),
+    )
 }
 
 /// No duplicate address detection: addresses are handed out once.
 pub(crate) fn add_address(index: u32, address: IpNet) -> Message {
     let bytes = octets(address.addr());
-    let mut attrs = Attrs::new().bytes(IFA_LOCAL, &bytes).bytes(IFA_ADDRESS, &bytes);
+    let mut attrs = Attrs::new()
+        .bytes(IFA_LOCAL, &bytes)
+        .bytes(IFA_ADDRESS, &bytes);
     if let IpNet::V4(net) = address
         && net.prefix_len() < 31
     {
@@ -228,12 +300,20 @@ pub(crate) fn link(name: &str, flags: libc::c_int, up: bool, attrs: Attrs) -> Me
 
 /// The interface's index.
 pub(crate) fn index_of(route: &mut Netlink, link: &str) -> Result<Result<u32>> {
-    let answer = route.execute(&[get_link(link)])?.pop().unwrap_or_else(|| Ok(Vec::new()));
+    let answer = route
+        .execute(&[get_link(link)])?
+        .pop()
+        .unwrap_or_else(|| Ok(Vec::new()));
     Ok(parse_index(answer, link))
 }
 
 pub(crate) fn get_link(name: &str) -> Message {
-    Message::new(libc::RTM_GETLINK, 0, &ifinfomsg(0, false), Attrs::new().str(IFLA_IFNAME, name))
+    Message::new(
+        libc::RTM_GETLINK,
+        0,
+        &ifinfomsg(0, false),
+        Attrs::new().str(IFLA_IFNAME, name),
+    )
 }
 
 pub(crate) fn parse_index(answer: Result<Vec<u8>, Refusal>, link: &str) -> Result<u32> {
@@ -269,13 +349,30 @@ pub(crate) fn ndmsg(family: i32, index: u32, state: u16, flags: u8) -> [u8; 12] 
 /// `struct ifaddrmsg`.
 fn ifaddrmsg(index: u32, address: IpNet) -> [u8; 8] {
     let family = family(address.addr()).to_le_bytes()[0];
-    let flags = if address.addr().is_ipv6() { IFA_F_NODAD } else { 0 };
+    let flags = if address.addr().is_ipv6() {
+        IFA_F_NODAD
+    } else {
+        0
+    };
     let [a, b, c, d] = index.to_ne_bytes();
-    [family, address.prefix_len(), flags, libc::RT_SCOPE_UNIVERSE, a, b, c, d]
+    [
+        family,
+        address.prefix_len(),
+        flags,
+        libc::RT_SCOPE_UNIVERSE,
+        a,
+        b,
+        c,
+        d,
+    ]
 }
 
 pub(crate) const fn family(ip: IpAddr) -> i32 {
-    if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+    if ip.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    }
 }
 
 pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {

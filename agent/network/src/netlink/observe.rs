@@ -35,23 +35,53 @@ pub(crate) fn observe(route: &mut Netlink, netfilter: &mut Netlink) -> Result<Ke
 /// Finds our interfaces; returns the names of all, by index.
 fn links(route: &mut Netlink, state: &mut KernelState) -> Result<BTreeMap<u32, String>> {
     let all = Message::new(libc::RTM_GETLINK, 0, &[0; 16], Attrs::new());
-    let links: Vec<_> = route.dump(&all, "list interfaces")?.iter().filter_map(|link| Link::parse(link)).collect();
-    let names: BTreeMap<u32, String> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+    let links: Vec<_> = route
+        .dump(&all, "list interfaces")?
+        .iter()
+        .filter_map(|link| Link::parse(link))
+        .collect();
+    let names: BTreeMap<u32, String> = links
+        .iter()
+        .map(|link| (link.index, link.name.clone()))
+        .collect();
     for link in links {
-        let slot = link.master.and_then(|master| names.get(&master)).map(|bridge| Port {
-            bridge: bridge.clone(),
-            flags: link.port,
-            switched: BTreeSet::new(),
-        });
-        let Link { name, mac, mtu, up, .. } = link;
+        let slot = link
+            .master
+            .and_then(|master| names.get(&master))
+            .map(|bridge| Port {
+                bridge: bridge.clone(),
+                flags: link.port,
+                switched: BTreeSet::new(),
+            });
+        let Link {
+            name, mac, mtu, up, ..
+        } = link;
         match (link.kind.as_str(), link.vxlan) {
             ("bridge", _) if is_ours(BRIDGE_PREFIX, &name) => {
                 let route_localnet = sysctl::is_on(&sysctl::route_localnet(&name));
                 let (addresses, neighbours) = (BTreeSet::new(), BTreeMap::new());
-                state.bridges.insert(name, Bridge { mac, mtu, up, addresses, neighbours, route_localnet });
+                state.bridges.insert(
+                    name,
+                    Bridge {
+                        mac,
+                        mtu,
+                        up,
+                        addresses,
+                        neighbours,
+                        route_localnet,
+                    },
+                );
             }
             ("vxlan", Some(vxlan)) if is_ours(VXLAN_PREFIX, &name) => {
-                state.vxlans.insert(name, Vxlan { mtu, up, slot, ..vxlan });
+                state.vxlans.insert(
+                    name,
+                    Vxlan {
+                        mtu,
+                        up,
+                        slot,
+                        ..vxlan
+                    },
+                );
             }
             ("veth", _) if is_ours(VETH_PREFIX, &name) => {
                 state.veths.insert(name, Veth { mtu, up, slot });
@@ -79,15 +109,23 @@ impl Link {
         let attrs = message.get(16..)?;
         let info = attr(attrs, IFLA_LINKINFO).unwrap_or_default();
         let kind = attr(info, IFLA_INFO_KIND).map(text).unwrap_or_default();
-        let vxlan = attr(info, IFLA_INFO_DATA).filter(|_| kind == "vxlan").and_then(parse_vxlan);
+        let vxlan = attr(info, IFLA_INFO_DATA)
+            .filter(|_| kind == "vxlan")
+            .and_then(parse_vxlan);
         let is_port = attr(info, IFLA_INFO_SLAVE_KIND).map(text).as_deref() == Some("bridge");
-        let port = attr(info, IFLA_INFO_SLAVE_DATA).filter(|_| is_port).unwrap_or_default();
-        let flag = |kind| attr(port, kind).is_some_and(|value| value.first().is_some_and(|flag| *flag != 0));
+        let port = attr(info, IFLA_INFO_SLAVE_DATA)
+            .filter(|_| is_port)
+            .unwrap_or_default();
+        let flag = |kind| {
+            attr(port, kind).is_some_and(|value| value.first().is_some_and(|flag| *flag != 0))
+        };
         Some(Self {
             index: u32_at(message, 4)?,
             name: attr(attrs, IFLA_IFNAME).map(text)?,
             kind,
-            mac: attr(attrs, IFLA_ADDRESS).and_then(mac).unwrap_or(Mac([0; 6])),
+            mac: attr(attrs, IFLA_ADDRESS)
+                .and_then(mac)
+                .unwrap_or(Mac([0; 6])),
             mtu: attr(attrs, IFLA_MTU).and_then(|mtu| u32_at(mtu, 0))?,
             up: u32_at(message, 8)? & libc::IFF_UP.cast_unsigned() != 0,
             master: attr(attrs, IFLA_MASTER).and_then(|master| u32_at(master, 0)),
@@ -96,6 +134,7 @@ impl Link {
                 unicast_flood: flag(IFLA_BRPORT_UNICAST_FLOOD),
                 multicast_flood: flag(IFLA_BRPORT_MCAST_FLOOD),
                 broadcast_flood: flag(IFLA_BRPORT_BCAST_FLOOD),
+                hairpin: flag(IFLA_BRPORT_MODE),
                 neighbour_suppression: flag(IFLA_BRPORT_NEIGH_SUPPRESS),
             },
             vxlan,
@@ -108,7 +147,9 @@ fn parse_vxlan(data: &[u8]) -> Option<Vxlan> {
     Some(Vxlan {
         vni: u32_at(attr(data, IFLA_VXLAN_ID)?, 0)?,
         port: u16::from_be_bytes(port),
-        local: attr(data, IFLA_VXLAN_LOCAL).or_else(|| attr(data, IFLA_VXLAN_LOCAL6)).and_then(ip),
+        local: attr(data, IFLA_VXLAN_LOCAL)
+            .or_else(|| attr(data, IFLA_VXLAN_LOCAL6))
+            .and_then(ip),
         learning: attr(data, IFLA_VXLAN_LEARNING).is_some_and(|on| on != [0]),
         mtu: 0,
         up: false,
@@ -117,16 +158,32 @@ fn parse_vxlan(data: &[u8]) -> Option<Vxlan> {
     })
 }
 
-fn addresses(route: &mut Netlink, names: &BTreeMap<u32, String>, state: &mut KernelState) -> Result<()> {
+fn addresses(
+    route: &mut Netlink,
+    names: &BTreeMap<u32, String>,
+    state: &mut KernelState,
+) -> Result<()> {
     let all = Message::new(libc::RTM_GETADDR, 0, &[0; 8], Attrs::new());
     for address in route.dump(&all, "list addresses")? {
-        let (Some(&prefix), Some(index), Some(attrs)) = (address.get(1), u32_at(&address, 4), address.get(8..)) else {
+        let (Some(&prefix), Some(index), Some(attrs)) =
+            (address.get(1), u32_at(&address, 4), address.get(8..))
+        else {
             continue;
         };
-        let Some(bridge) = names.get(&index).and_then(|name| state.bridges.get_mut(name)) else { continue };
-        let ip = attr(attrs, IFA_LOCAL).or_else(|| attr(attrs, IFA_ADDRESS)).and_then(ip);
+        let Some(bridge) = names
+            .get(&index)
+            .and_then(|name| state.bridges.get_mut(name))
+        else {
+            continue;
+        };
+        let ip = attr(attrs, IFA_LOCAL)
+            .or_else(|| attr(attrs, IFA_ADDRESS))
+            .and_then(ip);
         let link_local = matches!(ip, Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
-        if let Some(address) = ip.filter(|_| !link_local).and_then(|ip| IpNet::new(ip, prefix).ok()) {
+        if let Some(address) = ip
+            .filter(|_| !link_local)
+            .and_then(|ip| IpNet::new(ip, prefix).ok())
+        {
             bridge.addresses.insert(address);
         }
     }
@@ -139,9 +196,23 @@ fn neighbours(
     names: &BTreeMap<u32, String>,
     state: &mut KernelState,
 ) -> Result<()> {
-    let all = Message::new(libc::RTM_GETNEIGH, 0, &apply::ndmsg(family, 0, 0, 0), Attrs::new());
-    for entry in route.dump(&all, "list neighbours")?.iter().filter_map(|entry| Neighbour::parse(entry)) {
-        let Some(bridge) = names.get(&entry.index).and_then(|name| state.bridges.get_mut(name)) else { continue };
+    let all = Message::new(
+        libc::RTM_GETNEIGH,
+        0,
+        &apply::ndmsg(family, 0, 0, 0),
+        Attrs::new(),
+    );
+    for entry in route
+        .dump(&all, "list neighbours")?
+        .iter()
+        .filter_map(|entry| Neighbour::parse(entry))
+    {
+        let Some(bridge) = names
+            .get(&entry.index)
+            .and_then(|name| state.bridges.get_mut(name))
+        else {
+            continue;
+        };
         if let (NUD_PERMANENT, Some(ip), Some(mac)) = (entry.state, entry.ip, entry.mac) {
             bridge.neighbours.insert(ip, mac);
         }
@@ -149,10 +220,25 @@ fn neighbours(
     Ok(())
 }
 
-fn forwarding(route: &mut Netlink, names: &BTreeMap<u32, String>, state: &mut KernelState) -> Result<()> {
-    let all = Message::new(libc::RTM_GETNEIGH, 0, &apply::ndmsg(libc::AF_BRIDGE, 0, 0, 0), Attrs::new());
-    for entry in route.dump(&all, "list forwarding entries")?.iter().filter_map(|entry| Neighbour::parse(entry)) {
-        let (Some(name), Some(mac)) = (names.get(&entry.index), entry.mac) else { continue };
+fn forwarding(
+    route: &mut Netlink,
+    names: &BTreeMap<u32, String>,
+    state: &mut KernelState,
+) -> Result<()> {
+    let all = Message::new(
+        libc::RTM_GETNEIGH,
+        0,
+        &apply::ndmsg(libc::AF_BRIDGE, 0, 0, 0),
+        Attrs::new(),
+    );
+    for entry in route
+        .dump(&all, "list forwarding entries")?
+        .iter()
+        .filter_map(|entry| Neighbour::parse(entry))
+    {
+        let (Some(name), Some(mac)) = (names.get(&entry.index), entry.mac) else {
+            continue;
+        };
         if entry.in_master {
             let slot = match (state.vxlans.get_mut(name), state.veths.get_mut(name)) {
                 (Some(vxlan), _) => vxlan.slot.as_mut(),
@@ -198,5 +284,6 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }

@@ -35,7 +35,11 @@ impl Refusal {
     }
 
     pub(crate) fn into_error(self, doing: impl Into<String>) -> Error {
-        Error::Kernel { doing: doing.into(), source: self.source, detail: self.detail }
+        Error::Kernel {
+            doing: doing.into(),
+            source: self.source,
+            detail: self.detail,
+        }
     }
 }
 
@@ -52,7 +56,10 @@ pub(crate) struct Netlink {
 impl Netlink {
     /// Links, addresses, neighbours, routes.
     pub(crate) fn route() -> Result<Self> {
-        Self::open(NETLINK_ROUTE).map_err(|source| Error::Socket { doing: "open a route netlink socket", source })
+        Self::open(NETLINK_ROUTE).map_err(|source| Error::Socket {
+            doing: "open a route netlink socket",
+            source,
+        })
     }
 
     /// nf_tables.
@@ -63,7 +70,10 @@ impl Netlink {
             let _ = setsockopt(&netlink.socket, sockopt::SndBufForce, &TRANSACTION);
             Ok(netlink)
         };
-        open().map_err(|source| Error::Socket { doing: "open a netfilter netlink socket", source })
+        open().map_err(|source| Error::Socket {
+            doing: "open a netfilter netlink socket",
+            source,
+        })
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
@@ -73,8 +83,16 @@ impl Netlink {
         // Both only make messages better and shorter.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_WITHIN_SECONDS))?;
-        Ok(Self { socket, seq: 0, buffer: vec![0; RECEIVE] })
+        setsockopt(
+            &socket,
+            sockopt::ReceiveTimeout,
+            &TimeVal::seconds(ANSWER_WITHIN_SECONDS),
+        )?;
+        Ok(Self {
+            socket,
+            seq: 0,
+            buffer: vec![0; RECEIVE],
+        })
     }
 
     /// Sends requests and returns their answers, in order. A refused request does not hinder those after it.
@@ -101,7 +119,9 @@ impl Netlink {
         while waiting > 0 {
             let len = self.receive()?;
             for message in messages(&self.buffer[..len]) {
-                let Some(answer) = answers.get_mut(message.seq.wrapping_sub(first) as usize) else { continue };
+                let Some(answer) = answers.get_mut(message.seq.wrapping_sub(first) as usize) else {
+                    continue;
+                };
                 if i32::from(message.kind) != libc::NLMSG_ERROR {
                     *answer = Ok(message.body.to_vec());
                     continue;
@@ -123,7 +143,11 @@ impl Netlink {
             }
         }
         let source = io::Error::from_raw_os_error(libc::EINTR);
-        Err(Error::Kernel { doing: doing.to_owned(), source, detail: Some("it changes all the time".into()) })
+        Err(Error::Kernel {
+            doing: doing.to_owned(),
+            source,
+            detail: Some("it changes all the time".into()),
+        })
     }
 
     fn dump_once(&mut self, request: &Message, doing: &str) -> Result<Option<Vec<Vec<u8>>>> {
@@ -202,7 +226,10 @@ impl Netlink {
     }
 
     fn send(&self, datagram: &[u8]) -> Result<()> {
-        let failed = |source| Error::Socket { doing: "send to the kernel's netlink socket", source };
+        let failed = |source| Error::Socket {
+            doing: "send to the kernel's netlink socket",
+            source,
+        };
         let sent = self.socket.send(datagram, 0).map_err(failed)?;
         if sent != datagram.len() {
             return Err(failed(io::Error::from(io::ErrorKind::WriteZero)));
@@ -216,7 +243,10 @@ impl Netlink {
                 Ok(len) => return Ok(len),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(Error::Socket { doing: "read the answer of the kernel's netlink socket", source });
+                    return Err(Error::Socket {
+                        doing: "read the answer of the kernel's netlink socket",
+                        source,
+                    });
                 }
             }
         }
@@ -229,8 +259,19 @@ fn refusal(message: &Received<'_>) -> Option<Refusal> {
     if code == 0 {
         return None;
     }
-    let original = if message.flags & NLM_F_CAPPED == 0 { u32_at(message.body, 4)? as usize } else { HEADER };
-    let tail = (message.flags & NLM_F_ACK_TLVS != 0).then(|| message.body.get(4 + original.next_multiple_of(4)..));
-    let detail = tail.flatten().and_then(|tail| attr(tail, NLMSGERR_ATTR_MSG)).map(text);
-    Some(Refusal { source: io::Error::from_raw_os_error(-code), detail })
+    let original = if message.flags & NLM_F_CAPPED == 0 {
+        u32_at(message.body, 4)? as usize
+    } else {
+        HEADER
+    };
+    let tail = (message.flags & NLM_F_ACK_TLVS != 0)
+        .then(|| message.body.get(4 + original.next_multiple_of(4)..));
+    let detail = tail
+        .flatten()
+        .and_then(|tail| attr(tail, NLMSGERR_ATTR_MSG))
+        .map(text);
+    Some(Refusal {
+        source: io::Error::from_raw_os_error(-code),
+        detail,
+    })
 }

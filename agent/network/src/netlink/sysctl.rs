@@ -19,5 +19,9 @@ pub(crate) fn is_on(path: &str) -> bool {
 
 /// Switches on.
 pub(crate) fn enable(path: &str) -> Result<()> {
-    fs::write(path, "1").map_err(|source| Error::Sysctl { path: path.to_owned(), value: "1", source })
+    fs::write(path, "1").map_err(|source| Error::Sysctl {
+        path: path.to_owned(),
+        value: "1",
+        source,
+    })
 }

@@ -23,7 +23,11 @@ impl Attrs {
 
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        debug_assert_eq!(usize::from(len), 4 + value.len(), "an attribute holds at most 64 KiB");
+        debug_assert_eq!(
+            usize::from(len),
+            4 + value.len(),
+            "an attribute holds at most 64 KiB"
+        );
         self.0.extend(len.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
         self.0.extend(value);
@@ -73,7 +77,11 @@ impl Message {
     /// `flags` beside `NLM_F_REQUEST`; `fixed` is the type's structure, such as `struct ifinfomsg`.
     pub(crate) fn new(kind: u16, flags: libc::c_int, fixed: &[u8], attrs: Attrs) -> Self {
         let flags = u16::try_from(flags | libc::NLM_F_REQUEST).unwrap_or_default();
-        Self { kind, flags, body: [fixed, &attrs.0].concat() }
+        Self {
+            kind,
+            flags,
+            body: [fixed, &attrs.0].concat(),
+        }
     }
 
     pub(crate) fn write(&self, seq: u32, out: &mut Vec<u8>) {
@@ -124,7 +132,9 @@ pub(crate) fn attrs(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// One attribute.
 pub(crate) fn attr(data: &[u8], kind: u16) -> Option<&[u8]> {
-    attrs(data).find(|(found, _)| *found == kind).map(|(_, value)| value)
+    attrs(data)
+        .find(|(found, _)| *found == kind)
+        .map(|(_, value)| value)
 }
 
 /// A text attribute, without its terminating zero.

@@ -6,13 +6,21 @@ use crate::world::{VNI, World, inside};
 
 async fn published_world() -> World {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve((inside(2, 10), 8080), "task");
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve((inside(2, 10), 8080), "task");
     for host in &mut world.hosts {
         let backends = vec![(inside(2, 10), 8080).into(), (inside(1, 10), 8080).into()];
-        host.desired.ports = vec![PublishedPort { protocol: Protocol::Tcp, port: 80, backends }];
+        host.desired.ports = vec![PublishedPort {
+            protocol: Protocol::Tcp,
+            port: 80,
+            backends,
+        }];
         host.reconcile().await;
     }
-    world.hosts[0].container(inside(1, 10)).serve((inside(1, 10), 8080), "task");
+    world.hosts[0]
+        .container(inside(1, 10))
+        .serve((inside(1, 10), 8080), "task");
     world
 }
 
@@ -25,7 +33,10 @@ async fn the_second_reconciliation_changes_nothing() {
         assert!(report.is_clean(), "{report:?}");
         // Also one that knows nothing of the first, as after a restart.
         let fresh = host.ns.run(|| swarm_network::Network::new().unwrap());
-        assert_eq!(fresh.reconcile(host.desired.clone()).await.unwrap().made, vec![]);
+        assert_eq!(
+            fresh.reconcile(host.desired.clone()).await.unwrap().made,
+            vec![]
+        );
     }
 }
 
@@ -34,7 +45,10 @@ async fn whatever_is_broken_is_repaired() {
     let world = published_world().await;
     let host = &world.hosts[0];
     let before = host.network.observe().await.unwrap();
-    let (bridge, veth) = (bridge_name(VNI), host.desired.attachments[0].host_ifname.clone());
+    let (bridge, veth) = (
+        bridge_name(VNI),
+        host.desired.attachments[0].host_ifname.clone(),
+    );
     let broken = [
         format!("ip link del {bridge}"),
         format!("ip link set {bridge} down"),
@@ -60,7 +74,8 @@ async fn whatever_is_broken_is_repaired() {
         "nft delete table inet swarm".into(),
         "nft flush chain inet swarm published".into(),
         "nft insert rule inet swarm forward drop".into(),
-        "nft add chain inet swarm input { type filter hook input priority -10 ; policy drop ; }".into(),
+        "nft add chain inet swarm input { type filter hook input priority -10 ; policy drop ; }"
+            .into(),
         "sysctl -w net.ipv4.ip_forward=0".into(),
         format!("sysctl -w net.ipv4.conf.{bridge}.route_localnet=0"),
     ];
@@ -69,10 +84,22 @@ async fn whatever_is_broken_is_repaired() {
         host.ns.command(words[0], &words[1..]);
         let report = host.reconcile().await;
         assert!(!report.made.is_empty(), "{command} went unnoticed");
-        assert_eq!(host.network.observe().await.unwrap(), before, "after {command}");
+        assert_eq!(
+            host.network.observe().await.unwrap(),
+            before,
+            "after {command}"
+        );
         assert_eq!(plan(&host.desired, &before), vec![]);
-        assert_eq!(host.container(inside(1, 10)).ask((inside(2, 10), 8080)).0, "task", "after {command}");
-        assert_eq!(world.client.ask((host.addr, 80)).0, "task", "after {command}");
+        assert_eq!(
+            host.container(inside(1, 10)).ask((inside(2, 10), 8080)).0,
+            "task",
+            "after {command}"
+        );
+        assert_eq!(
+            world.client.ask((host.addr, 80)).0,
+            "task",
+            "after {command}"
+        );
     }
 }
 
@@ -83,13 +110,18 @@ async fn a_lost_interface_of_a_container_is_reported() {
     let name = &host.desired.attachments[0].host_ifname;
     host.network.detach(name).await.unwrap();
     let report = host.reconcile().await;
-    assert_eq!((&report.missing, report.is_clean()), (&vec![name.clone()], false));
+    assert_eq!(
+        (&report.missing, report.is_clean()),
+        (&vec![name.clone()], false)
+    );
 }
 
 #[tokio::test]
 async fn a_node_that_changes_its_underlay_address_keeps_its_networks() {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve((inside(2, 10), 80), "task");
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve((inside(2, 10), 80), "task");
     // Deleted first: the kernel removes an interface's secondary addresses with the first one.
     world.hosts[0].ns.ip("addr del 192.0.2.1/24 dev eth0");
     world.hosts[0].ns.ip("addr add 192.0.2.50/24 dev eth0");
@@ -100,21 +132,38 @@ async fn a_node_that_changes_its_underlay_address_keeps_its_networks() {
     for host in &world.hosts {
         host.reconcile().await;
     }
-    assert_eq!(world.hosts[0].container(inside(1, 10)).ask((inside(2, 10), 80)).0, "task");
+    assert_eq!(
+        world.hosts[0]
+            .container(inside(1, 10))
+            .ask((inside(2, 10), 80))
+            .0,
+        "task"
+    );
 }
 
 #[tokio::test]
 async fn packets_from_what_is_no_node_do_not_enter_a_network() {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve((inside(2, 10), 80), "task");
-    world.hosts[0].container(inside(1, 10)).ask((inside(2, 10), 80));
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve((inside(2, 10), 80), "task");
+    world.hosts[0]
+        .container(inside(1, 10))
+        .ask((inside(2, 10), 80));
     // Host 2 forgets that 192.0.2.1 is a node, but would still know the way back.
     let host = &mut world.hosts[1];
     let observed = host.network.observe().await.unwrap();
-    host.desired.endpoints.retain(|endpoint| endpoint.vtep != std::net::IpAddr::from([192, 0, 2, 1]));
-    let rules = plan(&host.desired, &observed).into_iter().filter(|c| matches!(c, Change::ReplaceTable(_))).collect();
+    host.desired
+        .endpoints
+        .retain(|endpoint| endpoint.vtep != std::net::IpAddr::from([192, 0, 2, 1]));
+    let rules = plan(&host.desired, &observed)
+        .into_iter()
+        .filter(|c| matches!(c, Change::ReplaceTable(_)))
+        .collect();
     assert!(host.network.apply(rules).await.unwrap().is_clean());
-    let refused = world.hosts[0].container(inside(1, 10)).ask_within((inside(2, 10), 80), crate::world::REFUSAL);
+    let refused = world.hosts[0]
+        .container(inside(1, 10))
+        .ask_within((inside(2, 10), 80), crate::world::REFUSAL);
     assert!(refused.is_err());
 }
 
@@ -131,16 +180,32 @@ async fn leaving_all_networks_and_teardown_leave_nothing_of_ours_and_all_of_othe
             host.network.teardown().await.unwrap();
             host.network.teardown().await.unwrap();
         } else {
-            host.network.detach(&host.desired.attachments[0].host_ifname).await.unwrap();
-            host.network.reconcile(HostNetwork::empty(host.addr.into())).await.unwrap();
+            host.network
+                .detach(&host.desired.attachments[0].host_ifname)
+                .await
+                .unwrap();
+            host.network
+                .reconcile(HostNetwork::empty(host.addr.into()))
+                .await
+                .unwrap();
         }
         let left = host.network.observe().await.unwrap();
-        let switches = KernelState { forwarding4: true, forwarding6: true, ..KernelState::default() };
+        let switches = KernelState {
+            forwarding4: true,
+            forwarding6: true,
+            ..KernelState::default()
+        };
         assert_eq!(left, switches);
         let links = host.ns.ip("-o link show");
-        let names: Vec<_> = links.lines().map(|line| line.split([':', '@']).nth(1).unwrap().trim()).collect();
+        let names: Vec<_> = links
+            .lines()
+            .map(|line| line.split([':', '@']).nth(1).unwrap().trim())
+            .collect();
         assert_eq!(names, ["lo", "eth0", "sw-other", "vx-5", "sw-5"]);
-        assert_eq!(host.ns.nft("list tables"), "table inet other\ntable ip swarm\n");
+        assert_eq!(
+            host.ns.nft("list tables"),
+            "table inet other\ntable ip swarm\n"
+        );
     }
 }
 
@@ -152,7 +217,10 @@ async fn what_contradicts_itself_is_refused_and_changes_nothing() {
     let mut desired = host.desired.clone();
     desired.networks[0].gateway = [10, 1, 2, 3].into();
     let error = host.network.reconcile(desired).await.unwrap_err();
-    assert_eq!(error.to_string(), "cannot use network web: gateway 10.1.2.3 is outside 10.97.0.0/16");
+    assert_eq!(
+        error.to_string(),
+        "cannot use network web: gateway 10.1.2.3 is outside 10.97.0.0/16"
+    );
     assert_eq!(host.network.observe().await.unwrap(), before);
 }
 
@@ -160,6 +228,9 @@ async fn what_contradicts_itself_is_refused_and_changes_nothing() {
 async fn nft_reads_the_rules_as_they_are_meant() {
     let world = published_world().await;
     let list = world.hosts[0].ns.nft("list table inet swarm");
-    let rules: String = list.lines().map(|line| format!("{}\n", line.split(" comment").next().unwrap())).collect();
+    let rules: String = list
+        .lines()
+        .map(|line| format!("{}\n", line.split(" comment").next().unwrap()))
+        .collect();
     assert_eq!(rules, include_str!("table.nft"), "{rules}");
 }

@@ -8,13 +8,19 @@ use swarm_network::{Protocol, PublishedPort};
 use crate::world::{PATIENCE, World, inside, inside6};
 
 fn publish(protocol: Protocol, port: u16, backends: &[(Ipv4Addr, u16)]) -> PublishedPort {
-    PublishedPort { protocol, port, backends: backends.iter().map(|backend| (*backend).into()).collect() }
+    PublishedPort {
+        protocol,
+        port,
+        backends: backends.iter().map(|backend| (*backend).into()).collect(),
+    }
 }
 
 #[tokio::test]
 async fn every_node_answers_for_a_published_port_also_where_no_task_of_it_runs() {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve((inside(2, 10), 8080), "task");
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve((inside(2, 10), 8080), "task");
     for host in &mut world.hosts {
         host.desired.ports = vec![publish(Protocol::Tcp, 80, &[(inside(2, 10), 8080)])];
         host.reconcile().await;
@@ -24,7 +30,11 @@ async fn every_node_answers_for_a_published_port_also_where_no_task_of_it_runs()
         let through = inside(number, 1).into();
         assert_eq!(world.client.ask((host.addr, 80)), ("task".into(), through));
         for local in [Ipv4Addr::LOCALHOST, host.addr, inside(number, 1)] {
-            assert_eq!(host.ns.ask((local, 80)), ("task".into(), through), "{local} of host {number}");
+            assert_eq!(
+                host.ns.ask((local, 80)),
+                ("task".into(), through),
+                "{local} of host {number}"
+            );
         }
         // A container asks its own host; on host 2 that leads to itself.
         let container = host.container(inside(number, 10));
@@ -39,20 +49,29 @@ async fn connections_are_spread_over_all_backends() {
     let names = ["a", "b", "c"];
     let addrs = [inside(1, 10), inside(2, 10), inside(2, 11)];
     for (name, addr) in names.into_iter().zip(addrs) {
-        world.hosts.iter().find_map(|host| host.containers.get(&addr)).unwrap().serve((addr, 8080), name);
+        world
+            .hosts
+            .iter()
+            .find_map(|host| host.containers.get(&addr))
+            .unwrap()
+            .serve((addr, 8080), name);
     }
     let host = &mut world.hosts[0];
     host.desired.ports = vec![publish(Protocol::Tcp, 80, &addrs.map(|addr| (addr, 8080)))];
     host.reconcile().await;
     // 100 connections miss one of three backends once in 10^17.
-    let seen: BTreeSet<String> = (0..100).map(|_| world.client.ask((host.addr, 80)).0).collect();
+    let seen: BTreeSet<String> = (0..100)
+        .map(|_| world.client.ask((host.addr, 80)).0)
+        .collect();
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), names);
 }
 
 #[tokio::test]
 async fn udp_is_published_too() {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve_udp((inside(2, 10), 5353), "datagram");
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve_udp((inside(2, 10), 5353), "datagram");
     let host = &mut world.hosts[0];
     host.desired.ports = vec![publish(Protocol::Udp, 53, &[(inside(2, 10), 5353)])];
     host.reconcile().await;
@@ -73,15 +92,30 @@ async fn udp_is_published_too() {
 #[tokio::test]
 async fn clients_over_ipv6_get_ipv6_backends() {
     let mut world = World::of(2, 1).await;
-    world.hosts[1].container(inside(2, 10)).serve((inside6(2, 10), 8080), "six");
+    world.hosts[1]
+        .container(inside(2, 10))
+        .serve((inside6(2, 10), 8080), "six");
     let host = &mut world.hosts[0];
     let backends = vec![(inside6(2, 10), 8080).into()];
-    host.desired.ports = vec![PublishedPort { protocol: Protocol::Tcp, port: 80, backends }];
+    host.desired.ports = vec![PublishedPort {
+        protocol: Protocol::Tcp,
+        port: 80,
+        backends,
+    }];
     host.reconcile().await;
-    host.ns.command("ip", &["addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"]);
-    world.client.command("ip", &["addr", "add", "2001:db8::100/64", "dev", "eth0", "nodad"]);
+    host.ns.command(
+        "ip",
+        &["addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"],
+    );
+    world.client.command(
+        "ip",
+        &["addr", "add", "2001:db8::100/64", "dev", "eth0", "nodad"],
+    );
     let to: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
-    assert_eq!(world.client.ask((to, 80)), ("six".into(), inside6(1, 1).into()));
+    assert_eq!(
+        world.client.ask((to, 80)),
+        ("six".into(), inside6(1, 1).into())
+    );
     assert_eq!(host.ns.ask((to, 80)).0, "six");
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use swarm_network::{
-    Attach, Attachment, Gateway6, HostNetwork, Mac, Network, NetworkSpec, RemoteEndpoint, Report, VXLAN_PORT, veth_name,
+    Attach, Attachment, Gateway6, HostNetwork, Mac, Network, NetworkSpec, RemoteEndpoint, Report,
+    VXLAN_PORT, veth_name,
 };
 
 /// How long to wait for what should happen at once, or for what should never happen.
@@ -97,12 +98,18 @@ impl Ns {
     #[track_caller]
     pub fn ask(&self, addr: impl Into<SocketAddr>) -> (String, IpAddr) {
         let addr = addr.into();
-        let text = self.ask_within(addr, PATIENCE).unwrap_or_else(|error| panic!("{addr}: {error}"));
+        let text = self
+            .ask_within(addr, PATIENCE)
+            .unwrap_or_else(|error| panic!("{addr}: {error}"));
         let (name, peer) = text.split_once(' ').unwrap();
         (name.to_owned(), peer.parse().unwrap())
     }
 
-    pub fn ask_within(&self, addr: impl Into<SocketAddr>, patience: Duration) -> std::io::Result<String> {
+    pub fn ask_within(
+        &self,
+        addr: impl Into<SocketAddr>,
+        patience: Duration,
+    ) -> std::io::Result<String> {
         let addr = addr.into();
         self.run(|| {
             let mut stream = TcpStream::connect_timeout(&addr, patience)?;
@@ -178,7 +185,10 @@ impl World {
         wire.ip("link add wire type bridge");
         wire.ip("link set wire up");
         let plug = |ns: &Ns, number: u8| {
-            wire.ip(&format!("link add p{number} type veth peer name eth0 netns {}", ns.path()));
+            wire.ip(&format!(
+                "link add p{number} type veth peer name eth0 netns {}",
+                ns.path()
+            ));
             wire.ip(&format!("link set p{number} master wire up"));
             ns.ip(&format!("addr add 192.0.2.{number}/24 dev eth0"));
             ns.ip("link set eth0 up");
@@ -190,11 +200,24 @@ impl World {
             plug(&ns, number);
             let addr = [192, 0, 2, number].into();
             let network = ns.run(|| Network::new().unwrap());
-            let desired = HostNetwork { vxlan_port: VXLAN_PORT, ..HostNetwork::empty(IpAddr::V4(addr)) };
-            Host { ns, addr, network, desired, containers: BTreeMap::new() }
+            let desired = HostNetwork {
+                vxlan_port: VXLAN_PORT,
+                ..HostNetwork::empty(IpAddr::V4(addr))
+            };
+            Host {
+                ns,
+                addr,
+                network,
+                desired,
+                containers: BTreeMap::new(),
+            }
         };
         let hosts = (1..=hosts).map(host).collect();
-        Self { _wire: wire, client, hosts }
+        Self {
+            _wire: wire,
+            client,
+            hosts,
+        }
     }
 
     /// Hosts in one network, each with containers at .10 and .11 of its part of the subnet, all knowing one another.
@@ -206,16 +229,28 @@ impl World {
             for last in std::iter::once(1).chain(10..10 + containers) {
                 let mac = Mac::for_address(inside(number, last));
                 let ips = [inside(number, last).into(), inside6(number, last).into()];
-                endpoints.extend(ips.map(|ip| RemoteEndpoint { vni: VNI, ip, mac, vtep }));
+                endpoints.extend(ips.map(|ip| RemoteEndpoint {
+                    vni: VNI,
+                    ip,
+                    mac,
+                    vtep,
+                }));
             }
         }
         for (host, number) in world.hosts.iter_mut().zip(1..) {
             host.desired.networks.push(network(number));
-            host.desired.endpoints = endpoints.iter().filter(|e| e.vtep != host.addr).cloned().collect();
+            host.desired.endpoints = endpoints
+                .iter()
+                .filter(|e| e.vtep != host.addr)
+                .cloned()
+                .collect();
             host.reconcile().await;
             for last in 10..10 + containers {
                 let ns = Ns::new();
-                host.network.attach(attach(&ns, number, last)).await.unwrap();
+                host.network
+                    .attach(attach(&ns, number, last))
+                    .await
+                    .unwrap();
                 host.containers.insert(inside(number, last), ns);
                 host.desired.attachments.push(attachment(number, last));
             }
@@ -227,7 +262,12 @@ impl World {
 
 pub fn attachment(host: u8, last: u8) -> Attachment {
     let addr = inside(host, last);
-    Attachment { vni: VNI, host_ifname: veth_name(&addr.to_string()), addr, mac: Mac::for_address(addr) }
+    Attachment {
+        vni: VNI,
+        host_ifname: veth_name(&addr.to_string()),
+        addr,
+        mac: Mac::for_address(addr),
+    }
 }
 
 pub fn attach(ns: &Ns, host: u8, last: u8) -> Attach {
