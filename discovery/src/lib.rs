@@ -5,6 +5,8 @@
 //! the catalogue). None of them knows of Raft, of containers or of the API's types: nodes are `u64`, tasks and services
 //! are strings, and whoever composes the agent fills the catalogue and decides what the soft state carries.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod catalogue;
 pub mod dns;
 mod error;

@@ -224,7 +224,7 @@ impl DnsServer {
                         && error.kind() == io::ErrorKind::AddrInUse
                         && tries < 16 =>
                 {
-                    tries += 1
+                    tries += 1;
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -409,12 +409,9 @@ impl Endpoint {
 
     fn decide(&self, bytes: &[u8], tcp: bool) -> Outcome {
         let counters = &self.shared.counters;
-        let query = match Message::from_vec(bytes) {
-            Ok(query) => query,
-            Err(_) => {
-                counters.malformed.fetch_add(1, Ordering::Relaxed);
-                return malformed(bytes);
-            }
+        let Ok(query) = Message::from_vec(bytes) else {
+            counters.malformed.fetch_add(1, Ordering::Relaxed);
+            return malformed(bytes);
         };
         let limit = if tcp { MAX_TCP } else { udp_limit(&query) };
         let rotation = self.shared.rotation.fetch_add(1, Ordering::Relaxed);

@@ -110,7 +110,7 @@ impl Upstream for NetUpstream {
                 Ok(Err(error)) => last = error,
                 Err(_) => {
                     last =
-                        io::Error::new(io::ErrorKind::TimedOut, format!("{server} did not answer"))
+                        io::Error::new(io::ErrorKind::TimedOut, format!("{server} did not answer"));
                 }
             }
         }

@@ -31,6 +31,8 @@ const KIND_ASIDE: u8 = 1;
 const DIGEST: usize = 40;
 /// How often contact is sought while this node has never had any.
 const JOIN_PERIOD: Duration = Duration::from_millis(500);
+/// About how many members tell a suspect, each probe period, that it is one.
+const BUDDIES: f64 = 10.0;
 /// Join targets that are remembered, configured seeds included.
 const MAX_SEEDS: usize = 64;
 
@@ -123,6 +125,12 @@ enum Aside {
     Echo { from: NodeIdentity, nonce: u64 },
     /// "I do."
     EchoReply { nonce: u64 },
+    /// "You are suspected": Lifeguard's buddy system. Gossip alone may reach everyone but the suspect in time.
+    Suspected {
+        from: NodeIdentity,
+        suspect: NodeIdentity,
+        incarnation: u16,
+    },
 }
 
 enum Due {
@@ -376,6 +384,21 @@ impl Core {
                     self.echo_expected = false;
                 }
             }
+            Aside::Suspected {
+                from,
+                suspect,
+                incarnation,
+            } => {
+                if suspect == *self.foca.identity() {
+                    let suspicion = foca::Member::new(suspect, incarnation, State::Suspect);
+                    let outcome =
+                        self.foca
+                            .apply_many(std::iter::once(suspicion), true, &mut self.runtime);
+                    self.check(outcome);
+                    // Whatever is sent refutes: it carries the new incarnation.
+                    self.announce(from);
+                }
+            }
         }
     }
 
@@ -454,7 +477,7 @@ impl Core {
                 self.acks_at_probe = self.tap.acks();
                 let outcome = self.foca.handle_timer(timer, &mut self.runtime);
                 self.check(outcome);
-                self.sweep();
+                self.sweep(now);
             }
             _ => {
                 let outcome = self.foca.handle_timer(timer, &mut self.runtime);
@@ -485,11 +508,15 @@ impl Core {
         }
     }
 
-    /// Notices what foca does not announce: members that became suspect, or are no longer.
-    fn sweep(&mut self) {
+    /// Notices what foca does not announce: members that became suspect, or are no longer. Tells the suspects.
+    fn sweep(&mut self, now: Now) {
+        let mut suspects = Vec::new();
         for member in self.foca.iter_members() {
             let state = match member.state() {
-                State::Suspect => MemberState::Suspect,
+                State::Suspect => {
+                    suspects.push((*member.id(), member.incarnation()));
+                    MemberState::Suspect
+                }
                 _ => MemberState::Alive,
             };
             if let Some(known) = self.known.get_mut(&member.id().node)
@@ -498,6 +525,18 @@ impl Core {
             {
                 known.state = state;
                 self.changed = true;
+            }
+        }
+        // In a large cluster a few of those who know are enough.
+        let tell = (BUDDIES / (self.foca.num_members() + 1) as f64).min(1.0);
+        for (suspect, incarnation) in suspects {
+            if self.rng.random_bool(tell) {
+                let aside = Aside::Suspected {
+                    from: *self.foca.identity(),
+                    suspect,
+                    incarnation,
+                };
+                self.send_aside(now, suspect.addr, &aside);
             }
         }
         let nodes = self.foca.num_members() + 1;

@@ -228,7 +228,7 @@ impl Sealer {
         let text = key
             .open_in_place(nonce(counter), Aad::from(&*header), sealed)
             .map_err(|_| Rejected::BadSeal)?;
-        let Some((&kind, body)) = (&*text).split_first() else {
+        let Some((&kind, body)) = text.split_first() else {
             return Err(Rejected::Malformed);
         };
 
