@@ -32,6 +32,7 @@
 //! because others may have come to need it.
 
 mod error;
+mod flows;
 mod model;
 mod netlink;
 mod plan;
@@ -40,6 +41,7 @@ mod shell;
 mod state;
 
 pub use error::{Error, Result};
+pub use flows::Flows;
 pub use model::{
     Attach, Attachment, Gateway6, HostNetwork, Mac, NetworkSpec, Protocol, PublishedPort,
     RemoteEndpoint, VTEP_OVERHEAD, VXLAN_PORT, bridge_name, veth_name, vxlan_name,

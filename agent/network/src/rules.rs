@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::flows::Flows;
 use crate::model::{HostNetwork, Protocol, bridge_name};
 
 /// The name of the one table that we own, in the family `inet`.
@@ -15,6 +16,8 @@ pub(crate) const TABLE: &str = "swarm";
 pub struct Ruleset {
     /// In order of definition: a chain comes before those that jump to it.
     pub chains: Vec<Chain>,
+    /// Which tracked UDP flows do not fit these rules.
+    pub flows: Flows,
 }
 
 /// A chain of rules.
@@ -156,7 +159,10 @@ impl Ruleset {
             ),
             base("input", "filter", INPUT, -10, vec![only_nodes(desired)]),
         ];
-        Some(Self { chains })
+        Some(Self {
+            chains,
+            flows: Flows::of(desired),
+        })
     }
 
     /// What `observe` finds once this is in the kernel.

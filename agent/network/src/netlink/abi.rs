@@ -47,6 +47,7 @@ pub(crate) const RTA_GATEWAY: u16 = 5;
 pub(crate) const RTA_OIF: u16 = 4;
 
 // linux/netfilter/nfnetlink.h
+pub(crate) const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub(crate) const NFNL_MSG_BATCH_END: u16 = 17;

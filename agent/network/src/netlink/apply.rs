@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tracing::{debug, warn};
 
 use super::abi::*;
 use super::socket::{Netlink, Refusal};
 use super::wire::{Attrs, Message, u32_at};
-use super::{nft, sysctl};
+use super::{conntrack, nft, sysctl};
 use crate::error::{Error, Result};
 use crate::model::Mac;
 use crate::plan::Change;
+use crate::rules::Ruleset;
 use crate::state::PortFlags;
 
 /// What was made, and what failed for which reason.
@@ -39,7 +41,7 @@ pub(crate) fn apply(
                 run.flush()?;
                 sysctl::enable(&sysctl::route_localnet(bridge))
             }
-            Change::ReplaceTable(rules) => nft::replace(netfilter, Some(rules)),
+            Change::ReplaceTable(rules) => replace_table(netfilter, rules),
             Change::RemoveTable => nft::replace(netfilter, None),
             _ => match run.request(&change)? {
                 Ok(request) => {
@@ -56,6 +58,18 @@ pub(crate) fn apply(
     }
     run.flush()?;
     Ok((run.made, run.failed))
+}
+
+/// Replaces the rules, and makes the kernel forget flows that they do not fit.
+fn replace_table(netfilter: &mut Netlink, rules: &Ruleset) -> Result<()> {
+    nft::replace(netfilter, Some(rules))?;
+    match conntrack::forget(netfilter, &rules.flows) {
+        Ok(0) => {}
+        Ok(count) => debug!(count, "tracked UDP flows forgotten"),
+        // The rules hold for every new flow; a kernel without nf_conntrack_netlink is no reason to stop here.
+        Err(error) => warn!(%error, "cannot forget UDP flows to former tasks"),
+    }
+    Ok(())
 }
 
 struct Run<'a> {

@@ -4,6 +4,7 @@
 pub(crate) mod abi;
 pub(crate) mod apply;
 pub(crate) mod attach;
+pub(crate) mod conntrack;
 pub(crate) mod nft;
 pub(crate) mod observe;
 pub(crate) mod socket;

@@ -128,3 +128,30 @@ async fn a_port_without_backends_is_the_hosts_own() {
     host.ns.serve((host.addr, 80), "host");
     assert_eq!(world.client.ask((host.addr, 80)).0, "host");
 }
+
+#[tokio::test]
+async fn a_udp_client_that_keeps_its_port_follows_the_service_to_another_task() {
+    let mut world = World::of(1, 2).await;
+    let addrs = [inside(1, 10), inside(1, 11)];
+    for (addr, name) in addrs.into_iter().zip(["first", "second"]) {
+        world.hosts[0].container(addr).serve_udp((addr, 5353), name);
+    }
+    let to = (world.hosts[0].addr, 53);
+    let socket = world.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(to).unwrap();
+    let ask = || {
+        let mut buffer = [0; 100];
+        socket
+            .send(b"?")
+            .and_then(|_| socket.recv(&mut buffer))
+            .map(|len| buffer[..len].to_vec())
+    };
+    // Nothing is published yet: the host refuses.
+    assert!(ask().is_err());
+    for (addr, name) in addrs.into_iter().zip(["first", "second"]) {
+        world.hosts[0].desired.ports = vec![publish(Protocol::Udp, 53, &[(addr, 5353)])];
+        world.hosts[0].reconcile().await;
+        assert_eq!(ask().unwrap(), name.as_bytes());
+    }
+}
