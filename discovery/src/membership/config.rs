@@ -27,7 +27,7 @@ pub struct Timing {
     pub gossip_period: Duration,
     /// How often lost contacts (members that are down, seeds that are not members) are tried again.
     pub heal_period: Duration,
-    /// How often one random member is asked for soft states that are newer than ours.
+    /// How often one random member is asked for members and soft states that this node lacks.
     pub sync_period: Duration,
     /// How long a member that is down stays in the list.
     pub forget_down_after: Duration,
@@ -129,7 +129,7 @@ impl MembershipConfig {
     pub(crate) fn foca(&self, nodes: usize) -> foca::Config {
         let t = &self.timing;
         // 4·log10(n+1), and never so few that one lossy second loses news for good.
-        let transmissions = (4.0 * ((nodes + 1) as f64).log10()).clamp(6.0, 60.0) as u8;
+        let transmissions = (4.0 * ((nodes + 1) as f64).log10()).clamp(10.0, 60.0) as u8;
         foca::Config {
             probe_period: t.probe_period,
             probe_rtt: t.probe_rtt,

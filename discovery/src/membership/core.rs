@@ -4,7 +4,7 @@
 //! It keeps its own timers ([`Core::next_deadline`]), stretched by the local health; it must not know of sockets,
 //! clocks or tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,13 @@ use crate::DiscoveryError;
 
 const KIND_FOCA: u8 = 0;
 const KIND_ASIDE: u8 = 1;
-/// How many versions one digest lists.
-const DIGEST: usize = 40;
+/// How many members one digest lists, and one answer to it: what fits a datagram whatever their ids and addresses.
+const DIGEST: usize = 30;
+const ANSWER: usize = 26;
+/// How many answers in a row may each lead to the next question; the next sync goes on from there.
+const CHAIN: u32 = 64;
+/// Up to this size of cluster, a new member is asked for its soft state at once; in larger ones the sync will do.
+const PULL_AT_ONCE: usize = 64;
 /// How often contact is sought while this node has never had any.
 const JOIN_PERIOD: Duration = Duration::from_millis(500);
 /// About how many members tell a suspect, each probe period, that it is one.
@@ -114,13 +119,29 @@ pub struct Stats {
 /// What members tell each other beside foca.
 #[derive(Debug, Serialize, Deserialize)]
 enum Aside {
-    /// "These are the versions that I have: send me what is newer."
+    /// "This is what I know of the nodes from `first` to `last`: send me what is newer."
     Digest {
         from: NodeIdentity,
-        have: Vec<(u64, Version)>,
+        first: u64,
+        last: u64,
+        have: Vec<Have>,
     },
-    /// The answer to a digest.
-    Items(Vec<Item>),
+    /// The answer to a digest: members that were missing, newer or down.
+    States {
+        from: NodeIdentity,
+        first: u64,
+        last: u64,
+        members: Vec<foca::Member<NodeIdentity>>,
+        more: bool,
+    },
+    /// The answer to a digest: newer soft states.
+    Items {
+        from: NodeIdentity,
+        first: u64,
+        last: u64,
+        items: Vec<Item>,
+        more: bool,
+    },
     /// "I asked you to help with a probe: do you hear me?" Lifeguard's nack, turned round.
     Echo { from: NodeIdentity, nonce: u64 },
     /// "I do."
@@ -131,6 +152,15 @@ enum Aside {
         suspect: NodeIdentity,
         incarnation: u16,
     },
+}
+
+/// What a node knows of another, in a digest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Have {
+    node: u64,
+    generation: u64,
+    gone: bool,
+    soft: Version,
 }
 
 enum Due {
@@ -166,6 +196,7 @@ pub struct Core {
     soft_seq: u64,
     payload: Bytes,
     sync_cursor: u64,
+    chained: u32,
 
     last_incarnation: u32,
     acks_at_probe: u64,
@@ -227,6 +258,7 @@ impl Core {
             soft_seq: 0,
             payload: config.soft_state.clone(),
             sync_cursor: 0,
+            chained: 0,
             last_incarnation: 0,
             acks_at_probe: 0,
             echo_nonce: 0,
@@ -364,16 +396,47 @@ impl Core {
 
     fn aside(&mut self, now: Now, aside: Aside) {
         match aside {
-            Aside::Digest { from, have } => {
-                let items = self.newer_than(&have);
-                if !items.is_empty() {
-                    self.send_aside(now, from.addr, &Aside::Items(items));
+            Aside::Digest {
+                from,
+                first,
+                last,
+                have,
+            } => self.answer_digest(now, from, first, last, &have),
+            Aside::States {
+                from,
+                first,
+                last,
+                members,
+                more,
+            } => {
+                let before = self.known.len();
+                let outcome = self.foca.apply_many(
+                    members.into_iter().filter(|m| m.id().node != 0),
+                    true,
+                    &mut self.runtime,
+                );
+                self.check(outcome);
+                self.drain(now);
+                if more && self.known.len() > before {
+                    self.chain(now, from.addr, first, last);
                 }
             }
-            Aside::Items(items) => {
-                let mut store = self.store.lock();
-                for item in items {
-                    store.offer(item);
+            Aside::Items {
+                from,
+                first,
+                last,
+                items,
+                more,
+            } => {
+                let news = {
+                    let mut store = self.store.lock();
+                    items
+                        .into_iter()
+                        .filter(|item| store.offer(item.clone()))
+                        .count()
+                };
+                if more && news > 0 {
+                    self.chain(now, from.addr, first, last);
                 }
             }
             Aside::Echo { from, nonce } => {
@@ -402,24 +465,70 @@ impl Core {
         }
     }
 
-    /// What the sender of a digest lacks, as much as one datagram holds.
-    fn newer_than(&self, have: &[(u64, Version)]) -> Vec<Item> {
-        let store = self.store.lock();
-        let mut room = MAX_GOSSIP - 16;
-        let mut items = Vec::new();
-        for &(node, version) in have {
-            if let Some(item) = store.get(node)
-                && item.version() > version
-            {
-                let size = item.payload.len() + 48;
-                if size > room {
-                    continue;
-                }
-                room -= size;
-                items.push(item.clone());
+    /// Sends what the sender of a digest lacks, at most a datagram of members and one of soft states.
+    fn answer_digest(
+        &mut self,
+        now: Now,
+        asker: NodeIdentity,
+        first: u64,
+        last: u64,
+        have: &[Have],
+    ) {
+        let have: BTreeMap<u64, &Have> = have.iter().map(|h| (h.node, h)).collect();
+        let news = |id: &NodeIdentity, gone: bool| match have.get(&id.node) {
+            None => !gone,
+            Some(h) => {
+                id.generation > h.generation || (id.generation == h.generation && gone && !h.gone)
             }
+        };
+        let mut members: Vec<foca::Member<NodeIdentity>> = self
+            .foca
+            .iter_membership_state()
+            .filter(|m| (first..=last).contains(&m.id().node) && m.id().node != asker.node)
+            .filter(|m| news(m.id(), m.state() == State::Down))
+            .take(ANSWER + 1)
+            .cloned()
+            .collect();
+        let from = *self.foca.identity();
+        let more = members.len() > ANSWER;
+        members.truncate(ANSWER);
+        if !members.is_empty() {
+            let states = Aside::States {
+                from,
+                first,
+                last,
+                members,
+                more,
+            };
+            self.send_aside(now, asker.addr, &states);
         }
-        items
+
+        let mut room = MAX_GOSSIP - 80;
+        let mut more = false;
+        let mut items = Vec::new();
+        for item in self.store.lock().range(first, last) {
+            let held = have.get(&item.node).map_or((0, 0), |h| h.soft);
+            if item.node == asker.node || item.version() <= held {
+                continue;
+            }
+            let size = item.payload.len() + 48;
+            if size > room {
+                more = true;
+                break;
+            }
+            room -= size;
+            items.push(item.clone());
+        }
+        if !items.is_empty() {
+            let items = Aside::Items {
+                from,
+                first,
+                last,
+                items,
+                more,
+            };
+            self.send_aside(now, asker.addr, &items);
+        }
     }
 
     fn tick(&mut self, now: Now) {
@@ -574,12 +683,7 @@ impl Core {
             // Addressed to the node, not to the life of it that was declared down.
             self.announce(id);
         }
-        let mut store = self.store.lock();
-        if store.len() > 2 * self.known.len() + 64 {
-            let known = &self.known;
-            store.retain(|node| known.contains_key(&node));
-        }
-        drop(store);
+        self.forget();
         let period = if alone && self.known.is_empty() {
             JOIN_PERIOD
         } else {
@@ -588,41 +692,83 @@ impl Core {
         self.timers.push(now.mono + period, Due::Heal);
     }
 
-    /// Asks one random member for newer soft states, of a slice of the cluster at a time.
+    /// Drops what foca has forgotten.
+    fn forget(&mut self) {
+        if self.foca.iter_membership_state().len() < self.known.len() {
+            let remembered: BTreeSet<u64> = self
+                .foca
+                .iter_membership_state()
+                .map(|m| m.id().node)
+                .collect();
+            self.known.retain(|node, _| remembered.contains(node));
+            self.changed = true;
+        }
+        let mut store = self.store.lock();
+        if store.len() > 2 * self.known.len() + 64 {
+            let known = &self.known;
+            store.retain(|node| known.contains_key(&node));
+        }
+    }
+
+    /// Asks one random member for what this node lacks, of a slice of the cluster at a time.
     fn sync(&mut self, now: Now) {
         self.timers
             .push(now.mono + self.config.timing.sync_period, Due::Sync);
-        let active: Vec<NodeIdentity> = self.foca.iter_members().map(|m| *m.id()).collect();
+        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
         if active.is_empty() {
             return;
         }
         let peer = active[self.rng.random_range(0..active.len())];
-        let cursor = self.sync_cursor;
-        let slice: Vec<u64> = self
-            .known
-            .range(cursor..)
-            .chain(self.known.range(..cursor))
-            .filter(|(_, known)| known.state.is_active())
-            .map(|(node, _)| *node)
-            .take(DIGEST)
-            .collect();
-        self.sync_cursor = slice.last().map_or(0, |last| last.wrapping_add(1));
-        self.pull(now, peer.addr, slice);
+        let first = self.sync_cursor;
+        let mut rest = self.known.range(first..).skip(DIGEST);
+        let last = rest.next().map_or(u64::MAX, |(next, _)| next - 1);
+        self.sync_cursor = last.wrapping_add(1);
+        self.chained = 0;
+        self.pull(now, peer, first, last);
     }
 
-    fn pull(&mut self, now: Now, from: SocketAddr, nodes: Vec<u64>) {
-        let have = {
+    /// Goes on asking where an answer was not complete.
+    fn chain(&mut self, now: Now, peer: SocketAddr, first: u64, last: u64) {
+        if self.chained < CHAIN {
+            self.chained += 1;
+            self.pull(now, peer, first, last);
+        }
+    }
+
+    /// Asks `peer` for news of the nodes from `first` to `last`, or as far as one digest reaches.
+    fn pull(&mut self, now: Now, peer: SocketAddr, first: u64, last: u64) {
+        // The range may come from a peer.
+        if first > last {
+            return;
+        }
+        let mut have = Vec::new();
+        let mut reach = last;
+        {
             let store = self.store.lock();
-            nodes
-                .iter()
-                .map(|&node| (node, store.version(node)))
-                .collect()
-        };
+            for (&node, known) in self.known.range(first..=last) {
+                if have.len() == DIGEST {
+                    reach = node - 1;
+                    break;
+                }
+                have.push(Have {
+                    node,
+                    generation: known.id.generation,
+                    gone: !known.state.is_active(),
+                    soft: store.version(node),
+                });
+            }
+        }
         let digest = Aside::Digest {
             from: *self.foca.identity(),
+            first,
+            last: reach,
             have,
         };
-        self.send_aside(now, from, &digest);
+        self.send_aside(now, peer, &digest);
+        if reach < last && self.chained < CHAIN {
+            self.chained += 1;
+            self.pull(now, peer, reach + 1, last);
+        }
     }
 
     fn join(&mut self, addrs: Vec<SocketAddr>) {
@@ -809,8 +955,14 @@ impl Core {
 
     fn now_known(&mut self, now: Now, id: NodeIdentity) -> Member {
         self.set_known(id, MemberState::Alive);
-        // Its soft state may have been gossiped long before this node knew it.
-        self.pull(now, id.addr, vec![id.node]);
+        if self.known.len() == 1 {
+            // The first contact: ask it for everything.
+            self.chained = 0;
+            self.pull(now, id.addr, 0, u64::MAX);
+        } else if self.known.len() <= PULL_AT_ONCE {
+            // Its soft state may have been gossiped long before this node knew it.
+            self.pull(now, id.addr, id.node, id.node);
+        }
         self.member(id, MemberState::Alive)
     }
 

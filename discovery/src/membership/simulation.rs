@@ -397,3 +397,11 @@ fn an_idle_cluster_says_little() {
     let per_node_and_second = (world.datagrams - before) / 30;
     assert!(per_node_and_second < 10, "{per_node_and_second}");
 }
+
+#[test]
+fn a_hundred_nodes_that_start_at_once_know_each_other_within_seconds() {
+    let mut world = World::new(6, 100, 0.02);
+    assert!(world.run_until(secs(5), World::agrees));
+    assert!(world.run_until(secs(60), World::knows_all_soft_states));
+    assert_eq!(world.downs(), 0);
+}

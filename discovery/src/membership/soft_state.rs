@@ -77,6 +77,12 @@ impl Store {
         self.items.get(&node).map_or((0, 0), Item::version)
     }
 
+    /// The items of the nodes from `first` to `last`.
+    pub(crate) fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Item> {
+        let first = first.min(last);
+        self.items.range(first..=last).map(|(_, item)| item)
+    }
+
     /// The nodes whose items changed since the last call.
     pub(crate) fn take_changed(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.changed)
