@@ -1,0 +1,183 @@
+//! Watches one running Raft instance: starts its elections (after a pre-vote), keeps the status
+//! and the replica's freshness up to date, and says when the instance has failed.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::applier::SnapshotState;
+use super::election::{LastLog, Standing, is_quorum};
+use super::log::LogStore;
+use super::network::call;
+use super::shared::Shared;
+use super::status::{Beside, Role, Status, derive, quorum_age};
+use super::types::{Metrics, Raft};
+use super::wire::{Reply, Request};
+use crate::{ConsensusConfig, MessageKind, RaftTransport, Replica};
+
+pub(crate) struct Driver {
+    pub(crate) config: ConsensusConfig,
+    pub(crate) raft: Raft,
+    pub(crate) log: LogStore,
+    pub(crate) replica: Replica,
+    pub(crate) transport: Arc<dyn RaftTransport>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) snapshots: SnapshotState,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+type PreVote = Option<JoinHandle<bool>>;
+
+impl Driver {
+    /// Runs until the instance fails, and says why.
+    pub(crate) async fn run(self) -> String {
+        let mut metrics = self.raft.metrics();
+        let mut pre_vote: PreVote = None;
+        let mut tick = tokio::time::interval(self.config.heartbeat / 2);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return "the Raft instance is gone".into();
+                },
+                _ = tick.tick() => {}
+                () = self.log.must_tell() => {
+                    // A failure shows in the metrics.
+                    let _ = self.raft.trigger().heartbeat().await;
+                }
+                won = finished(&mut pre_vote) => {
+                    pre_vote = None;
+                    if won {
+                        tracing::info!("no leader is heard by a majority, standing for election");
+                        let _ = self.raft.trigger().elect().await;
+                    }
+                }
+                why = self.log.failed() => return why,
+            }
+            let now = metrics.borrow_and_update().clone();
+            if let Err(fatal) = &now.running_state {
+                return fatal.to_string();
+            }
+            self.observe(&now);
+            if pre_vote.is_none() && self.due(&now) {
+                pre_vote = Some(tokio::spawn(self.ask(&now)));
+            }
+        }
+    }
+
+    fn observe(&self, metrics: &Metrics) {
+        let hears_leader = {
+            let (election, now) = self.shared.election();
+            election.heard_within(now, self.config.election_timeout_max)
+                || self.shared.is_following()
+        };
+        let committed = self.log.committed();
+        let status = derive(
+            metrics,
+            Beside {
+                committed,
+                hears_leader,
+                quorum_patience: self.config.election_timeout_max,
+                failure: self.snapshots.failure.borrow().clone(),
+            },
+        );
+        let member = !matches!(status.role, Role::Outside | Role::Down);
+        let leads = status.role == Role::Leader;
+        if self.replica.fed_by_raft() && !leads && (!member || !hears_leader) {
+            // Observation may know more; it is ignored again as soon as Raft applies something.
+            self.replica.release();
+        }
+        if member {
+            self.replica.set_leader(status.leader);
+        }
+        if let Some(age) = quorum_age(metrics)
+            && committed.is_none_or(|id| self.replica.applied_index() >= id.index)
+            && let Some(at) = Instant::now().checked_sub(age)
+        {
+            self.replica.mark_fresh(at);
+        }
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+
+    fn due(&self, metrics: &Metrics) -> bool {
+        let mut voters = metrics.membership_config.voter_ids();
+        let votes = voters.any(|id| id == metrics.id);
+        let standing = Standing {
+            leads: metrics.state.is_leader(),
+            votes,
+            only_voter: votes && metrics.membership_config.voter_ids().count() == 1,
+            busy_following: self.shared.is_following(),
+        };
+        let (mut election, now) = self.shared.election();
+        election.due(now, standing)
+    }
+
+    /// Asks all voters whether they would vote for this node.
+    fn ask(&self, metrics: &Metrics) -> impl Future<Output = bool> + Send + use<> {
+        let configs = metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .clone();
+        let me = metrics.id;
+        let last_log = last_log(&self.log);
+        let transport = Arc::clone(&self.transport);
+        let patience = self.config.election_timeout_min;
+        async move {
+            let mut granted = BTreeSet::from([me]);
+            if is_quorum(&configs, &granted) {
+                return true;
+            }
+            let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+            let mut answers: FuturesUnordered<_> = others
+                .into_iter()
+                .filter(|id| *id != me)
+                .map(|id| {
+                    let transport = Arc::clone(&transport);
+                    async move {
+                        let request = Request::PreVote { last_log };
+                        let answer =
+                            call(transport.as_ref(), id, MessageKind::Vote, &request).await;
+                        (id, matches!(answer, Ok(Reply::PreVote { granted: true })))
+                    }
+                })
+                .collect();
+            let collect = async {
+                while let Some((id, yes)) = answers.next().await {
+                    if yes {
+                        granted.insert(id);
+                        if is_quorum(&configs, &granted) {
+                            return true;
+                        }
+                    }
+                }
+                false
+            };
+            tokio::time::timeout(patience, collect)
+                .await
+                .unwrap_or(false)
+        }
+    }
+}
+
+/// Where this node's log ends.
+pub(crate) fn last_log(log: &LogStore) -> LastLog {
+    log.last().map(|id| (id.leader_id.term, id.index))
+}
+
+async fn finished(pre_vote: &mut PreVote) -> bool {
+    match pre_vote {
+        Some(task) => task.await.unwrap_or(false),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,244 @@
+//! When to look for a new leader, and when to let another one: pure, no clock, no I/O.
+//!
+//! This is what the Raft library lacks: the pre-vote of Ongaro's dissertation (section 9.6), with
+//! the leader check of its section 4.2.3. A candidate first asks, and writes nothing; only when a
+//! majority says that it hears no leader either, and that the candidate's log is not behind, is
+//! the term raised. So a node that was cut off comes back with the term it left with.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The time since some fixed instant.
+pub(crate) type Time = Duration;
+
+/// The longest time between two elections of one node that keep failing.
+const MAX_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The place of a log's last entry: term, then index. The greater one has seen more.
+pub(crate) type LastLog = Option<(u64, u64)>;
+
+#[derive(Debug)]
+pub(crate) struct Election {
+    min: Duration,
+    max: Duration,
+    rng: u64,
+    heard: Option<Time>,
+    /// Since when the time counts after which this node stands.
+    since: Time,
+    timeout: Duration,
+    failures: u32,
+}
+
+/// What this node is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) leads: bool,
+    pub(crate) votes: bool,
+    pub(crate) only_voter: bool,
+    /// A message of a leader is being worked on (a slow disk does not make a leader dead).
+    pub(crate) busy_following: bool,
+}
+
+impl Election {
+    pub(crate) fn new(min: Duration, max: Duration, seed: u64, now: Time) -> Self {
+        let mut election = Self {
+            min,
+            max,
+            rng: seed,
+            heard: None,
+            since: now,
+            timeout: max,
+            failures: 0,
+        };
+        election.draw();
+        election
+    }
+
+    /// A leader of this term or a later one spoke.
+    pub(crate) fn heard_leader(&mut self, now: Time) {
+        self.heard = Some(now);
+        self.since = now;
+        if self.failures > 0 {
+            self.failures = 0;
+            self.draw();
+        }
+    }
+
+    /// This node gave its vote: the candidate gets the time to win.
+    pub(crate) fn voted(&mut self, now: Time) {
+        self.since = now;
+    }
+
+    /// The leader said that it is going: its lease is void.
+    pub(crate) fn leader_left(&mut self) {
+        self.heard = None;
+    }
+
+    /// Whether a leader is alive, as far as this node can tell.
+    pub(crate) fn leader_alive(&self, now: Time) -> bool {
+        self.heard_within(now, self.min)
+    }
+
+    /// Whether a leader spoke within `span`.
+    pub(crate) fn heard_within(&self, now: Time, span: Duration) -> bool {
+        self.heard
+            .is_some_and(|heard| now.saturating_sub(heard) < span)
+    }
+
+    /// Whether to stand for election now. If so, that counts as tried.
+    pub(crate) fn due(&mut self, now: Time, standing: Standing) -> bool {
+        if standing.leads {
+            // It has to wait its turn again when it leads no more.
+            self.since = now;
+            self.failures = 0;
+            return false;
+        }
+        if standing.busy_following {
+            self.heard_leader(now);
+            return false;
+        }
+        if !standing.votes {
+            return false;
+        }
+        if now.saturating_sub(self.since) < self.timeout
+            && !(standing.only_voter && self.failures == 0)
+        {
+            return false;
+        }
+        self.since = now;
+        self.failures = (self.failures + 1).min(8);
+        self.draw();
+        true
+    }
+
+    /// Whether this node would vote for a candidate, were it asked now.
+    pub(crate) fn would_grant(
+        &self,
+        now: Time,
+        leads: bool,
+        candidate: LastLog,
+        own: LastLog,
+    ) -> bool {
+        !leads && !self.leader_alive(now) && candidate >= own
+    }
+
+    /// A new random timeout; longer after failures, so that voters with slow disks, whose votes
+    /// take long, get through in the end.
+    fn draw(&mut self) {
+        let span = u64::try_from((self.max - self.min).as_micros()).unwrap_or(u64::MAX);
+        let base = self.min + Duration::from_micros(self.random() % span.max(1));
+        let grown = base.mul_f64(1.4f64.powi(self.failures.saturating_sub(1) as i32));
+        self.timeout = grown.min(MAX_TIMEOUT.max(base));
+    }
+
+    /// splitmix64.
+    fn random(&mut self) -> u64 {
+        self.rng = self.rng.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.rng;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// Whether `granted` is a majority of every set of voters (two of them while they change).
+pub(crate) fn is_quorum(configs: &[BTreeSet<u64>], granted: &BTreeSet<u64>) -> bool {
+    !configs.is_empty()
+        && configs
+            .iter()
+            .all(|voters| voters.intersection(granted).count() * 2 > voters.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VOTER: Standing = Standing {
+        leads: false,
+        votes: true,
+        only_voter: false,
+        busy_following: false,
+    };
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn election(seed: u64) -> Election {
+        Election::new(ms(800), ms(1400), seed, ms(0))
+    }
+
+    #[test]
+    fn the_only_voter_does_not_wait() {
+        let sole = Standing {
+            only_voter: true,
+            ..VOTER
+        };
+        assert!(election(1).due(ms(0), sole));
+    }
+
+    #[test]
+    fn a_slow_disk_under_a_living_leader_causes_no_election() {
+        let mut e = election(1);
+        let busy = Standing {
+            busy_following: true,
+            ..VOTER
+        };
+        assert!(!e.due(ms(60_000), busy));
+        assert!(!e.due(ms(60_100), VOTER));
+    }
+
+    #[test]
+    fn who_hears_a_leader_or_knows_more_grants_nothing() {
+        let mut e = election(1);
+        e.heard_leader(ms(1000));
+        assert!(!e.would_grant(ms(1700), false, Some((9, 9)), None));
+        assert!(e.would_grant(ms(1800), false, Some((9, 9)), None));
+        assert!(!e.would_grant(ms(1800), true, Some((9, 9)), None));
+        assert!(!e.would_grant(ms(1800), false, Some((1, 9)), Some((2, 3))));
+        e.heard_leader(ms(2000));
+        e.leader_left();
+        assert!(e.would_grant(ms(2001), false, None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_voter_stands_between_the_two_timeouts_and_not_while_a_leader_speaks(
+            seed: u64, beats in 0u64..20,
+        ) {
+            let mut e = election(seed);
+            let mut now = 0;
+            for _ in 0..beats {
+                now += 799;
+                prop_assert!(!e.due(ms(now), VOTER));
+                e.heard_leader(ms(now));
+            }
+            let stood = (0..).find(|t| e.due(ms(now + t), VOTER)).unwrap();
+            prop_assert!((800..=1400).contains(&stood), "{}", stood);
+        }
+
+        #[test]
+        fn failing_elections_get_rarer_but_never_stop(seed: u64) {
+            let mut e = election(seed);
+            let mut now = 0;
+            for _ in 0..20 {
+                let waited = (0..).find(|t| e.due(ms(now + t), VOTER)).unwrap();
+                prop_assert!(waited <= 6000);
+                now += waited;
+            }
+        }
+
+        #[test]
+        fn two_quorums_of_one_configuration_always_meet(
+            voters in prop::collection::btree_set(1u64..9, 1..7),
+            a in prop::collection::btree_set(1u64..9, 0..9),
+            b in prop::collection::btree_set(1u64..9, 0..9),
+        ) {
+            let configs = [voters.clone()];
+            if is_quorum(&configs, &a) && is_quorum(&configs, &b) {
+                prop_assert!(a.intersection(&b).any(|id| voters.contains(id)));
+            }
+        }
+    }
+}

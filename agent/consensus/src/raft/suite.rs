@@ -1,0 +1,53 @@
+//! The Raft library's own test suite for stores, run on ours.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use openraft::testing::{StoreBuilder, Suite};
+use tokio::sync::watch;
+
+use super::applier::{Applier, SnapshotState};
+use super::log::LogStore;
+use super::snapshots::Snapshots;
+use super::types::{StorageError, Types};
+use crate::{Disk, Frozen, MemoryDisk, Replica, ReplicaConfig, StateMachine};
+
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn apply(&self, _index: u64, _command: &Bytes) -> Bytes {
+        Bytes::new()
+    }
+
+    fn freeze(&self) -> Frozen {
+        Box::new(Bytes::new)
+    }
+
+    fn restore(&self, _index: u64, _snapshot: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, Applier> for Builder {
+    async fn build(&self) -> Result<((), LogStore, Applier), StorageError> {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let log = LogStore::open(&disk, 1).await.unwrap();
+        let replica = Replica::new(Arc::new(Nothing), ReplicaConfig::default());
+        let state = SnapshotState {
+            failure: watch::Sender::new(None),
+            closed: Arc::new(AtomicBool::new(false)),
+        };
+        let applier = Applier::open(replica, log.clone(), Snapshots::new(disk), state)
+            .await
+            .unwrap();
+        Ok(((), log, applier))
+    }
+}
+
+#[test]
+fn the_store_keeps_every_promise_that_the_library_tests() {
+    Suite::test_all(Builder).unwrap();
+}
