@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use support::Cluster;
-use swarm_consensus::{MemoryDisk, ObserveItem, Role};
+use swarm_consensus::{MemoryDisk, ObserveItem, Role, Status};
 
 #[tokio::test(start_paused = true)]
 async fn observers_follow_a_node_that_does_not_lead_and_each_other() {
@@ -142,7 +142,7 @@ async fn an_observer_is_promoted_leads_and_is_demoted_without_a_gap() {
 
     one.hand_over().await.unwrap();
     let two = cluster.node(2).raft();
-    cluster.node(2).until(|s| s.is_leader()).await;
+    cluster.node(2).until(Status::is_leader).await;
     two.change_voters([2].into()).await.unwrap();
     for i in 0..20 {
         let done = two

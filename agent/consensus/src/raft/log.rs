@@ -285,8 +285,8 @@ impl LogStore {
         };
         let cached_from = found.first().map_or(end, |e| e.log_id.index);
         if start < cached_from {
-            let mut entries = self.read_db(start, cached_from, limit)?;
-            if entries.len() as u64 == cached_from - start {
+            let (mut entries, complete) = self.read_db(start, cached_from, limit)?;
+            if complete {
                 entries.append(&mut found);
             }
             found = entries;
@@ -303,8 +303,9 @@ impl LogStore {
         Ok(found)
     }
 
-    fn read_db(&self, start: u64, end: u64, limit: usize) -> Result<Vec<Entry>, Error> {
-        let raw = writer::with_db(&self.shared.db, |db| {
+    /// Entries from the database, and whether they are all of the range (or the limit came first).
+    fn read_db(&self, start: u64, end: u64, limit: usize) -> Result<(Vec<Entry>, bool), Error> {
+        let (raw, complete) = writer::with_db(&self.shared.db, |db| {
             let read = db.begin_read()?;
             let log = read.open_table(writer::LOG)?;
             let mut raw = Vec::new();
@@ -314,13 +315,14 @@ impl LogStore {
                 bytes += value.len();
                 raw.push(value);
                 if bytes > limit {
-                    break;
+                    return Ok((raw, false));
                 }
             }
-            Ok(raw)
+            Ok((raw, true))
         })
         .map_err(|e| Error::Storage(format!("reading the log from {start} to {end}: {e}")))?;
-        raw.iter().map(|bytes| decode(bytes)).collect()
+        let entries: Result<Vec<Entry>, Error> = raw.iter().map(|bytes| decode(bytes)).collect();
+        Ok((entries?, complete))
     }
 
     fn mem(&self) -> MutexGuard<'_, Mem> {

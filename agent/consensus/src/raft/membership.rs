@@ -9,7 +9,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EmptyNode};
 
 use super::network::call;
-use super::node::Consensus;
+use super::node::{Consensus, Running};
 use super::status::Role;
 use super::types::{Metrics, Raft};
 use super::wire::{Reply, Request};
@@ -36,30 +36,29 @@ impl Consensus {
             )));
         }
         let _one_at_a_time = self.inner.changes.lock().await;
-        let raft = self.leading_raft()?;
-        let (current, members) = current(&raft);
+        let running = self.leading()?;
+        let raft = &running.raft;
+        let (current, members) = current(raft);
         if current == [voters.clone()] && members == voters {
             return Ok(());
         }
         let new: BTreeSet<u64> = voters.difference(&members).copied().collect();
         for id in &new {
             let added = raft.add_learner(*id, EmptyNode {}, false);
-            self.changed(added).await?;
+            self.changed(&running, added).await?;
         }
-        self.caught_up(&raft, &voters, &new).await?;
+        self.caught_up(&running, &voters, &new).await?;
         let change = ChangeMembers::ReplaceAllVoters(voters.clone());
-        self.changed(raft.change_membership(change, false)).await?;
+        self.changed(&running, raft.change_membership(change, false))
+            .await?;
         if !voters.contains(&self.inner.config.node_id) {
             return Ok(());
         }
-        let left: BTreeSet<u64> = self::current(&raft)
-            .1
-            .difference(&voters)
-            .copied()
-            .collect();
+        let left: BTreeSet<u64> = self::current(raft).1.difference(&voters).copied().collect();
         if !left.is_empty() {
             let change = ChangeMembers::RemoveNodes(left);
-            self.changed(raft.change_membership(change, false)).await?;
+            self.changed(&running, raft.change_membership(change, false))
+                .await?;
         }
         Ok(())
     }
@@ -70,8 +69,9 @@ impl Consensus {
     /// [`Error::NotLeader`]; [`Error::Membership`] if `id` votes.
     pub async fn remove_learner(&self, id: u64) -> Result<(), Error> {
         let _one_at_a_time = self.inner.changes.lock().await;
-        let raft = self.leading_raft()?;
-        let (configs, members) = current(&raft);
+        let running = self.leading()?;
+        let raft = &running.raft;
+        let (configs, members) = current(raft);
         if configs.iter().any(|voters| voters.contains(&id)) {
             return Err(Error::Membership(format!(
                 "node {id} is a voter; change the voters first"
@@ -81,7 +81,8 @@ impl Consensus {
             return Ok(());
         }
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-        self.changed(raft.change_membership(change, false)).await
+        self.changed(&running, raft.change_membership(change, false))
+            .await
     }
 
     /// Hands the leadership to the voter that is the most up to date, so that there is no wait
@@ -92,15 +93,16 @@ impl Consensus {
     /// [`Error::Timeout`] if nobody took over; this node then goes on leading.
     pub async fn hand_over(&self) -> Result<(), Error> {
         let _one_at_a_time = self.inner.changes.lock().await;
-        let Ok(raft) = self.leading_raft() else {
+        let Ok(running) = self.leading() else {
             return Ok(());
         };
-        if current(&raft).0.iter().all(|voters| voters.len() == 1) {
+        let raft = &running.raft;
+        if current(raft).0.iter().all(|voters| voters.len() == 1) {
             return Ok(());
         }
         self.inner.leaving.store(true, Ordering::SeqCst);
         raft.runtime_config().heartbeat(false);
-        let done = self.try_hand_over(&raft).await;
+        let done = self.try_hand_over(raft).await;
         raft.runtime_config().heartbeat(true);
         self.inner.leaving.store(false, Ordering::SeqCst);
         done
@@ -126,7 +128,7 @@ impl Consensus {
             if !matches!(asked, Ok(Ok(Reply::StandForElection))) {
                 tracing::warn!(
                     "node {target} does not take over: {:?}",
-                    asked.map(|r| r.err())
+                    asked.map(Result::err)
                 );
                 continue;
             }
@@ -153,10 +155,11 @@ impl Consensus {
     /// Waits until all of `voters` have nearly all of the log.
     async fn caught_up(
         &self,
-        raft: &Raft,
+        running: &Running,
         voters: &BTreeSet<u64>,
         new: &BTreeSet<u64>,
     ) -> Result<(), Error> {
+        let raft = &running.raft;
         let mut metrics = raft.metrics();
         let node_id = self.inner.config.node_id;
         let mut behind = BTreeSet::new();
@@ -172,7 +175,9 @@ impl Consensus {
                 // They would be waited for, and replicated to, for ever.
                 if !new.is_empty() {
                     let change = ChangeMembers::RemoveNodes(new.clone());
-                    let _ = self.changed(raft.change_membership(change, false)).await;
+                    let _ = self
+                        .changed(running, raft.change_membership(change, false))
+                        .await;
                 }
                 return Err(Error::Membership(format!(
                     "nodes {behind:?} did not catch up with the log within {waited:?}; \
@@ -189,6 +194,7 @@ impl Consensus {
 
     async fn changed<T>(
         &self,
+        running: &Running,
         change: impl Future<Output = Result<T, RaftError<u64, ClientWriteError<u64, EmptyNode>>>>,
     ) -> Result<(), Error> {
         self.within("the change of the voters", async {
@@ -203,7 +209,7 @@ impl Consensus {
                     "an earlier change is not agreed on yet; try again in a moment".into(),
                 )),
                 Err(RaftError::APIError(e)) => Err(Error::Membership(e.to_string())),
-                Err(RaftError::Fatal(e)) => Err(self.inner.fatal(&e)),
+                Err(RaftError::Fatal(e)) => Err(self.inner.fatal(running, &e)),
             }
         })
         .await

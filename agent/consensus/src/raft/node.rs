@@ -126,8 +126,8 @@ impl Consensus {
     /// [`Error::Timeout`] if it does not come to lead, and what the storage says.
     pub async fn initialize(&self) -> Result<(), Error> {
         let node_id = self.inner.config.node_id;
-        let raft = self.inner.running()?.raft;
-        match raft.initialize(BTreeSet::from([node_id])).await {
+        let running = self.inner.running()?;
+        match running.raft.initialize(BTreeSet::from([node_id])).await {
             Ok(()) => {}
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
                 return Err(Error::AlreadyInitialized {
@@ -136,7 +136,7 @@ impl Consensus {
                 });
             }
             Err(RaftError::APIError(e)) => return Err(Error::Membership(e.to_string())),
-            Err(RaftError::Fatal(e)) => return Err(self.inner.fatal(&e)),
+            Err(RaftError::Fatal(e)) => return Err(self.inner.fatal(&running, &e)),
         }
         let mut status = self.watch_status();
         self.within("becoming the leader of the new cluster", async {
@@ -173,10 +173,10 @@ impl Consensus {
                 limit,
             });
         }
-        let raft = self.leading_raft()?;
+        let running = self.leading()?;
         self.inner.replica.claim();
         self.within("the proposal", async {
-            match raft.client_write(command).await {
+            match running.raft.client_write(command).await {
                 Ok(written) => Ok(Proposed {
                     index: written.log_id.index,
                     outcome: written.data,
@@ -185,7 +185,7 @@ impl Consensus {
                     Err(self.not_leader())
                 }
                 Err(RaftError::APIError(e)) => Err(Error::Membership(e.to_string())),
-                Err(RaftError::Fatal(e)) => Err(self.inner.fatal(&e)),
+                Err(RaftError::Fatal(e)) => Err(self.inner.fatal(&running, &e)),
             }
         })
         .await
@@ -250,11 +250,13 @@ impl Consensus {
     /// # Errors
     /// [`Error::NotRunning`], [`Error::Stopped`].
     pub async fn make_snapshot(&self) -> Result<(), Error> {
-        let raft = self.inner.running()?.raft;
-        raft.trigger()
+        let running = self.inner.running()?;
+        running
+            .raft
+            .trigger()
             .snapshot()
             .await
-            .map_err(|e| self.inner.fatal(&e))
+            .map_err(|e| self.inner.fatal(&running, &e))
     }
 
     /// Stops taking part and closes the log. A leader had better
@@ -274,13 +276,13 @@ impl Consensus {
     }
 
     /// The instance, if this node leads and is not about to leave.
-    pub(super) fn leading_raft(&self) -> Result<Raft, Error> {
-        let raft = self.inner.running()?.raft;
-        let leads = raft.metrics().borrow().state.is_leader();
+    pub(super) fn leading(&self) -> Result<Running, Error> {
+        let running = self.inner.running()?;
+        let leads = running.raft.metrics().borrow().state.is_leader();
         if !leads || self.inner.leaving.load(Ordering::SeqCst) {
             return Err(self.not_leader());
         }
-        Ok(raft)
+        Ok(running)
     }
 
     pub(super) fn not_leader(&self) -> Error {
@@ -322,17 +324,13 @@ impl Inner {
         *self.running.write().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    /// What a fatal error of the library means to a caller.
-    pub(super) fn fatal(&self, e: &Fatal<u64>) -> Error {
+    /// What a fatal error of the library means to a caller of the instance `running`.
+    pub(super) fn fatal(&self, running: &Running, e: &Fatal<u64>) -> Error {
+        if let Some(why) = running.log.failure() {
+            return Error::Storage(why);
+        }
         if *self.stop.borrow() {
             return Error::Stopped;
-        }
-        if let Some(why) = self
-            .running()
-            .ok()
-            .and_then(|running| running.log.failure())
-        {
-            return Error::Storage(why);
         }
         match e {
             Fatal::StorageError(e) => Error::Storage(e.to_string()),
@@ -485,7 +483,7 @@ async fn confirm_reads(
                     Err(node.not_leader())
                 }
                 Err(RaftError::APIError(e)) => Err(Error::NoQuorum(e.to_string())),
-                Err(RaftError::Fatal(e)) => Err(inner.fatal(&e)),
+                Err(RaftError::Fatal(e)) => Err(inner.fatal(&running, &e)),
             },
         };
         for answer in batch.drain(..) {

@@ -130,7 +130,7 @@ impl Snapshots {
 
     /// The snapshots there are, the newest last.
     async fn names(&self) -> Result<Vec<(u64, String)>, Error> {
-        let names = disk::run(&self.disk, |disk| disk.list())
+        let names = disk::run(&self.disk, Disk::list)
             .await
             .map_err(|e| Error::Storage(format!("listing the snapshots: {e}")))?;
         let mut found: Vec<(u64, String)> = names

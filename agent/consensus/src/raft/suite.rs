@@ -36,6 +36,7 @@ impl StoreBuilder<Types, LogStore, Applier> for Builder {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
         let log = LogStore::open(&disk, 1).await.unwrap();
         let replica = Replica::new(Arc::new(Nothing), ReplicaConfig::default());
+        replica.tolerate_gaps();
         let state = SnapshotState {
             failure: watch::Sender::new(None),
             closed: Arc::new(AtomicBool::new(false)),

@@ -71,7 +71,7 @@ pub(crate) async fn write_loop(
                 _ => None,
             });
             for flushed in waiting {
-                flushed.log_io_completed(done.as_ref().map(|()| ()).map_err(clone_error));
+                flushed.log_io_completed(done.as_ref().copied().map_err(clone_error));
             }
             done
         })

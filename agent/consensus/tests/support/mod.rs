@@ -1,6 +1,6 @@
 //! A cluster in one process: an in-memory transport with links that can be cut, disks that can
 //! lose power, and a state machine that remembers everything it was given.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,14 +17,17 @@ use swarm_consensus::{
 };
 use tokio::sync::watch;
 
+/// Indexes and commands, in order.
+pub type Entries = Vec<(u64, Vec<u8>)>;
+
 /// Remembers all commands in order.
 #[derive(Default)]
 pub struct Ledger {
-    entries: Mutex<Vec<(u64, Vec<u8>)>>,
+    entries: Mutex<Entries>,
 }
 
 impl Ledger {
-    pub fn entries(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn entries(&self) -> Entries {
         self.entries.lock().unwrap().clone()
     }
 
@@ -380,7 +383,7 @@ impl Cluster {
 
     /// Waits until every node has entry `index`, and checks that all agree.
     pub async fn settle(&self, index: u64) {
-        let mut first: Option<(u64, Vec<(u64, Vec<u8>)>)> = None;
+        let mut first: Option<(u64, Entries)> = None;
         for node in self.nodes.values() {
             let reached = node.replica.wait_for(index);
             let reached = tokio::time::timeout(Duration::from_secs(120), reached).await;
@@ -390,7 +393,7 @@ impl Cluster {
                 node.id,
                 node.replica.applied_index()
             );
-            let upto = |entries: Vec<(u64, Vec<u8>)>| {
+            let upto = |entries: Entries| {
                 entries
                     .into_iter()
                     .filter(|e| e.0 <= index)
