@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use redb::StorageBackend;
 
@@ -40,10 +41,11 @@ pub trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Whether calls may block, so that they have to run off the async threads. A simulated disk
-    /// says `false` and is then called in place, in a deterministic order.
-    fn blocking(&self) -> bool {
-        true
+    /// `None` for a real disk, whose calls may block and are made off the async threads. A
+    /// simulated disk gives the time that a write is to take: it passes on the runtime's clock,
+    /// then the call is made in place, so that the order of all things stays deterministic.
+    fn simulated(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -153,13 +155,15 @@ fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
     options.mode(0o600)
 }
 
-/// Runs `work` where the disk may block: in place on a disk that does not, else off the async
-/// threads.
+/// Runs `work` where the disk may block: in place on a simulated disk, else off the async threads.
 pub(crate) async fn run<T: Send + 'static>(
     disk: &std::sync::Arc<dyn Disk>,
     work: impl FnOnce(&dyn Disk) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    if !disk.blocking() {
+    if let Some(latency) = disk.simulated() {
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         return work(disk.as_ref());
     }
     let disk = std::sync::Arc::clone(disk);

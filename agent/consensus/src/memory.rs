@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redb::StorageBackend;
 
@@ -32,6 +33,7 @@ struct Inner {
     log: Mutex<Log>,
     files: Mutex<BTreeMap<String, Vec<u8>>>,
     full: AtomicBool,
+    latency_us: AtomicU64,
     log_syncs: AtomicU64,
     file_writes: AtomicU64,
 }
@@ -62,6 +64,12 @@ impl MemoryDisk {
     /// Makes every write fail for want of space, or succeed again.
     pub fn set_full(&self, full: bool) {
         self.inner.full.store(full, Ordering::SeqCst);
+    }
+
+    /// Sets how long each write takes, on the runtime's clock. Default 0.
+    pub fn set_latency(&self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.inner.latency_us.store(micros, Ordering::SeqCst);
     }
 
     /// How often something was made durable so far.
@@ -126,8 +134,10 @@ impl Disk for MemoryDisk {
         Ok(lock(&self.inner.files).keys().cloned().collect())
     }
 
-    fn blocking(&self) -> bool {
-        false
+    fn simulated(&self) -> Option<Duration> {
+        Some(Duration::from_micros(
+            self.inner.latency_us.load(Ordering::SeqCst),
+        ))
     }
 }
 

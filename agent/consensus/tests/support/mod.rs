@@ -24,6 +24,14 @@ pub type Entries = Vec<(u64, Vec<u8>)>;
 #[derive(Default)]
 pub struct Ledger {
     entries: Mutex<Entries>,
+    /// What any node ever applied, by index; two nodes must never disagree, dead ones included.
+    history: Arc<Mutex<History>>,
+}
+
+#[derive(Default)]
+pub struct History {
+    applied: BTreeMap<u64, Vec<u8>>,
+    pub contradictions: Vec<String>,
 }
 
 impl Ledger {
@@ -45,6 +53,17 @@ impl StateMachine for Ledger {
             "out of order"
         );
         entries.push((index, command.to_vec()));
+        let mut history = self.history.lock().unwrap();
+        let first = history
+            .applied
+            .entry(index)
+            .or_insert(command.to_vec())
+            .clone();
+        if first != *command {
+            history
+                .contradictions
+                .push(format!("{index}: {first:?} and {command:?}"));
+        }
         Bytes::from(format!("{}th", entries.len()))
     }
 
@@ -208,6 +227,7 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     pub snapshot_threshold: u64,
     pub ring_entries: usize,
+    pub history: Arc<Mutex<History>>,
 }
 
 pub fn text(s: impl Into<String>) -> Bytes {
@@ -221,6 +241,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             snapshot_threshold: 5000,
             ring_entries: 4096,
+            history: Arc::default(),
         }
     }
 
@@ -309,7 +330,10 @@ impl Cluster {
     }
 
     fn blank(&self, id: u64, disk: MemoryDisk) -> Node {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger {
+            history: Arc::clone(&self.history),
+            ..Ledger::default()
+        });
         let config = ReplicaConfig {
             ring_entries: self.ring_entries,
             ..ReplicaConfig::default()
@@ -383,6 +407,7 @@ impl Cluster {
 
     /// Waits until every node has entry `index`, and checks that all agree.
     pub async fn settle(&self, index: u64) {
+        assert!(self.history.lock().unwrap().contradictions.is_empty());
         let mut first: Option<(u64, Entries)> = None;
         for node in self.nodes.values() {
             let reached = node.replica.wait_for(index);
