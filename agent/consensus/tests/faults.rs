@@ -25,6 +25,11 @@ impl Dice {
     }
 }
 
+fn leader(cluster: &Cluster) -> Option<u64> {
+    let leads = |n: &&support::Node| n.raft.is_some() && n.status().is_leader();
+    cluster.nodes.values().find(leads).map(|n| n.id)
+}
+
 async fn one_history(seed: u64) {
     let mut dice = Dice(seed);
     let mut cluster = Cluster::empty();
@@ -57,14 +62,19 @@ async fn one_history(seed: u64) {
         let (one, other) = (1 + dice.roll(nodes), 1 + dice.roll(nodes));
         match dice.roll(12) {
             0 => cluster.restart(one).await,
-            1 => {
-                // All at once.
+            1 | 10 => {
+                // All at once; sometimes the leader comes back only when the others have another.
+                let late = (dice.roll(2) == 0).then_some(leader(&cluster).unwrap_or(one));
                 let mut disks = Vec::new();
                 for id in 1..=nodes {
-                    disks.push(cluster.kill(id).await);
+                    disks.push((id, cluster.kill(id).await));
                 }
-                for (i, disk) in disks.into_iter().enumerate() {
-                    cluster.start(i as u64 + 1, disk).await.unwrap();
+                disks.sort_by_key(|(id, _)| Some(*id) == late);
+                for (id, disk) in disks {
+                    if Some(id) == late {
+                        tokio::time::sleep(Duration::from_secs(4)).await;
+                    }
+                    cluster.start(id, disk).await.unwrap();
                 }
             }
             2 => cluster.links.set_alone(one, true),

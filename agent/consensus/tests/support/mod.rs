@@ -21,14 +21,14 @@ use tokio::sync::watch;
 pub type Entries = Vec<(u64, Vec<u8>)>;
 
 /// Remembers all commands in order.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Ledger {
     entries: Mutex<Entries>,
     /// What any node ever applied, by index; two nodes must never disagree, dead ones included.
     history: Arc<Mutex<History>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct History {
     applied: BTreeMap<u64, Vec<u8>>,
     pub contradictions: Vec<String>,
