@@ -1,0 +1,223 @@
+//! The verbs. A host and a cluster of hosts answer the same ones, so that they compose: an aggregate of
+//! backends is a backend again, and a front end neither knows nor cares which it talks to.
+
+use crate::Result;
+use crate::model::{
+    Answer, Event, ExitStatus, Id, Image, Info, Kind, Lookup, NetworkSpec, NodeChange, Object,
+    Query, Read, ServiceChange, ServiceSpec, Timestamp,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A stream that can be boxed, sent and held.
+pub type BoxStream<T> = futures_util::stream::BoxStream<'static, T>;
+
+/// What to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)]
+pub enum Create {
+    /// A service and its tasks.
+    Service(ServiceSpec),
+    /// A network.
+    Network(NetworkSpec),
+}
+
+/// What to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Update {
+    /// A service, by name or id.
+    Service(String, ServiceChange),
+    /// A node, by name or id.
+    Node(String, NodeChange),
+}
+
+/// A window's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Height.
+    pub rows: u16,
+    /// Width.
+    pub columns: u16,
+}
+
+/// What goes into a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Bytes for its standard input.
+    Stdin(Bytes),
+    /// Its standard input ends.
+    CloseStdin,
+    /// Its terminal's new size.
+    Resize(WindowSize),
+    /// A signal, by number (signal(7)).
+    Signal(i32),
+}
+
+/// What comes out of a process. `Exit` is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// From its standard output, or its terminal.
+    Stdout(Bytes),
+    /// From its standard error.
+    Stderr(Bytes),
+    /// It ended.
+    Exit(ExitStatus),
+}
+
+/// A further process in a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, after the container's.
+    pub env: Vec<String>,
+    /// In place of the container's user.
+    pub user: Option<String>,
+    /// In place of the container's working directory.
+    pub working_dir: Option<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether its standard input stays open.
+    pub stdin: bool,
+    /// The terminal's first size.
+    pub size: Option<WindowSize>,
+}
+
+/// Which records of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct LogOptions {
+    /// Whether to wait for more until the tasks have ended.
+    pub follow: bool,
+    /// The last so many records only.
+    pub tail: Option<u64>,
+    /// Records from then on only.
+    pub since: Option<Timestamp>,
+}
+
+/// Where a log record came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of a task's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The task's name.
+    pub task: String,
+    /// When.
+    pub time: Timestamp,
+    /// From where.
+    pub stream: LogStream,
+    /// The line with its line end, if it had one.
+    pub data: Bytes,
+}
+
+/// What a container uses now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Stats {
+    /// The task's name.
+    pub task: String,
+    /// The task's id.
+    pub task_id: Id,
+    /// Where it runs.
+    pub node_name: String,
+    /// When it was measured.
+    pub time: Timestamp,
+    /// Processor time since its start, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in bytes, without the page cache that can be dropped.
+    pub memory: u64,
+    /// Its limit in bytes.
+    pub memory_limit: Option<u64>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// The verbs. Names of tasks may be a name (`web.1`), an id, a prefix of an id that is unique, or, where a
+/// service has one live task, the service's name.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Who answers.
+    async fn info(&self) -> Result<Info>;
+
+    /// The objects that `query` asks for, in the order of their names.
+    async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>>;
+
+    /// One object, by name, id or unique prefix of an id.
+    async fn get(&self, kind: Kind, name: String, read: Read) -> Result<Answer<Object>>;
+
+    /// Makes a service or a network. Acknowledged when it cannot be lost any more.
+    async fn create(&self, what: Create) -> Result<Object>;
+
+    /// Changes a service or a node.
+    async fn update(&self, what: Update) -> Result<Object>;
+
+    /// Removes an object: a service with its tasks, one task (its slot is then filled anew unless the service
+    /// is done), an image, a network, a node that is down. With `force`, what still runs is killed first.
+    async fn remove(&self, kind: Kind, name: String, force: bool) -> Result<()>;
+
+    /// Stops a service's tasks (the service stays, scaled to 0) or one task (which is not replaced): its stop
+    /// signal, and SIGKILL after `timeout` (its own stop timeout if none). Returns when it has ended.
+    async fn stop(&self, name: String, timeout: Option<Duration>) -> Result<()>;
+
+    /// Sends a signal (signal(7)) to a task's first process.
+    async fn kill(&self, task: String, signal: i32) -> Result<()>;
+
+    /// Waits for a task to end.
+    async fn wait(&self, task: String) -> Result<ExitStatus>;
+
+    /// The log of a task, or of all the tasks of a service.
+    async fn logs(&self, name: String, options: LogOptions)
+    -> Result<BoxStream<Result<LogRecord>>>;
+
+    /// Joins a task's standard streams. Waits for a task that is about to start.
+    async fn attach(
+        &self,
+        task: String,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>>;
+
+    /// Runs a further process in a task's container.
+    async fn exec(
+        &self,
+        task: String,
+        spec: ExecSpec,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>>;
+
+    /// What tasks use: all running ones if none is named. One round, or one round a second.
+    async fn stats(
+        &self,
+        tasks: Vec<String>,
+        follow: bool,
+    ) -> Result<BoxStream<Result<Vec<Stats>>>>;
+
+    /// What happens from now on; or, where `since` is a log index that is still kept, all that came after it.
+    async fn watch(&self, since: Option<u64>) -> Result<BoxStream<Result<Event>>>;
+
+    /// The live tasks behind a service's, task's or node's name.
+    async fn lookup(&self, name: String, read: Read) -> Result<Answer<Lookup>>;
+
+    /// Makes an image of a root file system: a tar archive, plain or gzip. An image of that name is replaced
+    /// for tasks to come.
+    async fn import_image(
+        &self,
+        name: String,
+        config: crate::model::ImageConfig,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Image>;
+
+    /// One layer of an image as an uncompressed tar archive, by its digest; for peers.
+    async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>>;
+}
