@@ -99,9 +99,8 @@ fn accept(listener: &TcpListener) {
 /// One request, one answer.
 fn converse(mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let head = match read_head(&mut stream, Instant::now() + PATIENCE)? {
-        Some(head) => head,
-        None => return Ok(()),
+    let Some(head) = read_head(&mut stream, Instant::now() + PATIENCE)? else {
+        return Ok(());
     };
     let answer = match Request::parse(&head) {
         Ok(request) => {

@@ -1,0 +1,54 @@
+# Everything that one does here by hand. `make` alone lists it.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The harness makes network namespaces, and only root may.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env "PATH=$$PATH")
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+# Test programs run as root, but what cargo builds stays the user's.
+ifneq ($(SUDO),)
+export CARGO_TARGET_$(HOST)_RUNNER := $(SUDO)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench lint clean clean-hosts deps
+
+help: ## list what make can do
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
+
+build: ## build swarmd and swarmctl for use (release)
+	$(CARGO) build --release -p swarmd -p swarmctl
+
+deps:
+	@tests/install-deps.sh
+
+demo: deps ## show three hosts, a workload and a look-up that finds it; ends by itself
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(CARGO) build --release -p swarm-tests --bin swarm-demo
+	$(SUDO) $(TARGET)/release/swarm-demo
+
+test: ## run all tests, the end-to-end ones through the real binaries as root
+	@tests/install-deps.sh --nextest
+	$(CARGO) build -p swarmd -p swarmctl
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		echo $(CARGO) nextest run --workspace $(ARGS); $(CARGO) nextest run --workspace $(ARGS); \
+	else \
+		echo $(CARGO) test --workspace --lib --bins --tests; $(CARGO) test --workspace --lib --bins --tests -- --test-threads=2; \
+	fi
+	$(CARGO) test --workspace --doc --quiet
+
+bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(CARGO) build --release -p swarm-tests --bin swarm-bench
+	$(SUDO) $(TARGET)/release/swarm-bench docs/benchmarks.md
+
+lint: ## check format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean: clean-hosts ## remove what was built, and hosts left behind
+	$(CARGO) clean
+
+clean-hosts: ## remove hosts that killed test runs have left behind
+	$(CARGO) build -q -p swarm-tests --bin swarm-clean-hosts
+	$(SUDO) $(TARGET)/debug/swarm-clean-hosts
