@@ -4,40 +4,34 @@
 //! It keeps its own timers ([`Core::next_deadline`]), stretched by the local health; it must not know of sockets,
 //! clocks or tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{AccumulatingRuntime, Foca, OwnedNotification, State, Timer};
+use foca::{AccumulatingRuntime, Foca, Timer};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
 
+mod exchange;
+mod liveness;
+
+use self::exchange::Aside;
 use super::codec::{GossipCodec, Tap};
-use super::config::{MAX_DATAGRAM, MAX_GOSSIP, MembershipConfig};
-use super::health::{HealthEvent, LocalHealth};
+use super::config::{MAX_DATAGRAM, MembershipConfig};
+use super::health::LocalHealth;
 use super::identity::NodeIdentity;
 use super::seal::{KeyRing, Rejected, Sealer};
-use super::soft_state::{Item, SharedStore, Version};
+use super::soft_state::{Item, SharedStore};
 use super::timers::Timers;
 use super::view::{Member, MemberEvent, MemberState};
 use crate::DiscoveryError;
 
 const KIND_FOCA: u8 = 0;
 const KIND_ASIDE: u8 = 1;
-/// How many members one digest lists, and one answer to it: what fits a datagram whatever their ids and addresses.
-const DIGEST: usize = 30;
-const ANSWER: usize = 26;
-/// How many answers in a row may each lead to the next question; the next sync goes on from there.
-const CHAIN: u32 = 64;
-/// Up to this size of cluster, a new member is asked for its soft state at once; in larger ones the sync will do.
-const PULL_AT_ONCE: usize = 64;
 /// How often contact is sought while this node has never had any.
 const JOIN_PERIOD: Duration = Duration::from_millis(500);
-/// About how many members tell a suspect, each probe period, that it is one.
-const BUDDIES: f64 = 10.0;
 /// Join targets that are remembered, configured seeds included.
 const MAX_SEEDS: usize = 64;
 
@@ -114,53 +108,6 @@ pub struct Stats {
     pub rejoined: u64,
     /// The local health score now: 0 is healthy.
     pub health_score: u32,
-}
-
-/// What members tell each other beside foca.
-#[derive(Debug, Serialize, Deserialize)]
-enum Aside {
-    /// "This is what I know of the nodes from `first` to `last`: send me what is newer."
-    Digest {
-        from: NodeIdentity,
-        first: u64,
-        last: u64,
-        have: Vec<Have>,
-    },
-    /// The answer to a digest: members that were missing, newer or down.
-    States {
-        from: NodeIdentity,
-        first: u64,
-        last: u64,
-        members: Vec<foca::Member<NodeIdentity>>,
-        more: bool,
-    },
-    /// The answer to a digest: newer soft states.
-    Items {
-        from: NodeIdentity,
-        first: u64,
-        last: u64,
-        items: Vec<Item>,
-        more: bool,
-    },
-    /// "I asked you to help with a probe: do you hear me?" Lifeguard's nack, turned round.
-    Echo { from: NodeIdentity, nonce: u64 },
-    /// "I do."
-    EchoReply { nonce: u64 },
-    /// "You are suspected": Lifeguard's buddy system. Gossip alone may reach everyone but the suspect in time.
-    Suspected {
-        from: NodeIdentity,
-        suspect: NodeIdentity,
-        incarnation: u16,
-    },
-}
-
-/// What a node knows of another, in a digest.
-#[derive(Debug, Serialize, Deserialize)]
-struct Have {
-    node: u64,
-    generation: u64,
-    gone: bool,
-    soft: Version,
 }
 
 enum Due {
@@ -355,8 +302,6 @@ impl Core {
         }
     }
 
-    // ---- what comes in
-
     fn datagram(&mut self, now: Now, mut packet: Vec<u8>) {
         self.stats.received += 1;
         if packet.len() > MAX_DATAGRAM {
@@ -391,383 +336,6 @@ impl Core {
                 Err(_) => self.stats.malformed += 1,
             },
             _ => self.stats.malformed += 1,
-        }
-    }
-
-    fn aside(&mut self, now: Now, aside: Aside) {
-        match aside {
-            Aside::Digest {
-                from,
-                first,
-                last,
-                have,
-            } => self.answer_digest(now, from, first, last, &have),
-            Aside::States {
-                from,
-                first,
-                last,
-                members,
-                more,
-            } => {
-                let before = self.known.len();
-                let outcome = self.foca.apply_many(
-                    members.into_iter().filter(|m| m.id().node != 0),
-                    true,
-                    &mut self.runtime,
-                );
-                self.check(outcome);
-                self.drain(now);
-                if more && self.known.len() > before {
-                    self.chain(now, from.addr, first, last);
-                }
-            }
-            Aside::Items {
-                from,
-                first,
-                last,
-                items,
-                more,
-            } => {
-                let news = {
-                    let mut store = self.store.lock();
-                    items
-                        .into_iter()
-                        .filter(|item| store.offer(item.clone()))
-                        .count()
-                };
-                if more && news > 0 {
-                    self.chain(now, from.addr, first, last);
-                }
-            }
-            Aside::Echo { from, nonce } => {
-                self.send_aside(now, from.addr, &Aside::EchoReply { nonce });
-            }
-            Aside::EchoReply { nonce } => {
-                if nonce == self.echo_nonce {
-                    self.echo_expected = false;
-                }
-            }
-            Aside::Suspected {
-                from,
-                suspect,
-                incarnation,
-            } => {
-                if suspect == *self.foca.identity() {
-                    let suspicion = foca::Member::new(suspect, incarnation, State::Suspect);
-                    let outcome =
-                        self.foca
-                            .apply_many(std::iter::once(suspicion), true, &mut self.runtime);
-                    self.check(outcome);
-                    // Whatever is sent refutes: it carries the new incarnation.
-                    self.announce(from);
-                }
-            }
-        }
-    }
-
-    /// Sends what the sender of a digest lacks, at most a datagram of members and one of soft states.
-    fn answer_digest(
-        &mut self,
-        now: Now,
-        asker: NodeIdentity,
-        first: u64,
-        last: u64,
-        have: &[Have],
-    ) {
-        let have: BTreeMap<u64, &Have> = have.iter().map(|h| (h.node, h)).collect();
-        let news = |id: &NodeIdentity, gone: bool| match have.get(&id.node) {
-            None => !gone,
-            Some(h) => {
-                id.generation > h.generation || (id.generation == h.generation && gone && !h.gone)
-            }
-        };
-        let mut members: Vec<foca::Member<NodeIdentity>> = self
-            .foca
-            .iter_membership_state()
-            .filter(|m| (first..=last).contains(&m.id().node) && m.id().node != asker.node)
-            .filter(|m| news(m.id(), m.state() == State::Down))
-            .take(ANSWER + 1)
-            .cloned()
-            .collect();
-        let from = *self.foca.identity();
-        let more = members.len() > ANSWER;
-        members.truncate(ANSWER);
-        if !members.is_empty() {
-            let states = Aside::States {
-                from,
-                first,
-                last,
-                members,
-                more,
-            };
-            self.send_aside(now, asker.addr, &states);
-        }
-
-        let mut room = MAX_GOSSIP - 80;
-        let mut more = false;
-        let mut items = Vec::new();
-        for item in self.store.lock().range(first, last) {
-            let held = have.get(&item.node).map_or((0, 0), |h| h.soft);
-            if item.node == asker.node || item.version() <= held {
-                continue;
-            }
-            let size = item.payload.len() + 48;
-            if size > room {
-                more = true;
-                break;
-            }
-            room -= size;
-            items.push(item.clone());
-        }
-        if !items.is_empty() {
-            let items = Aside::Items {
-                from,
-                first,
-                last,
-                items,
-                more,
-            };
-            self.send_aside(now, asker.addr, &items);
-        }
-    }
-
-    fn tick(&mut self, now: Now) {
-        let late_after = (self.config.timing.probe_rtt / 2).max(Duration::from_millis(50));
-        let mut late = false;
-        while let Some((due, what)) = self.timers.pop(now.mono) {
-            if self.left {
-                continue;
-            }
-            let lag = now.mono.saturating_sub(due);
-            late |= lag > late_after;
-            match what {
-                Due::Foca(timer) => self.foca_timer(now, timer, lag),
-                Due::Heal => self.heal(now),
-                Due::Sync => self.sync(now),
-            }
-            // Before the next timer: what this one scheduled may itself be due.
-            self.drain(now);
-        }
-        if late {
-            self.stats.late_timers += 1;
-            self.health.note(HealthEvent::LateTimer);
-        }
-    }
-
-    fn foca_timer(&mut self, now: Now, timer: Timer<NodeIdentity>, lag: Duration) {
-        match &timer {
-            Timer::ChangeSuspectToDown { .. } if lag > self.config.timing.probe_period => {
-                // This node did not run for a while: the refutation may wait in its socket. Give it its time.
-                let grace = self.suspicion();
-                self.timers.push(now.mono + grace, Due::Foca(timer));
-            }
-            Timer::ChangeSuspectToDown { .. } => {
-                let before = self.foca.num_members();
-                let outcome = self.foca.handle_timer(timer, &mut self.runtime);
-                self.check(outcome);
-                if self.foca.num_members() < before {
-                    // Bad news travels at once, not with the next round.
-                    let outcome = self.foca.gossip(&mut self.runtime);
-                    self.check(outcome);
-                }
-            }
-            Timer::SendIndirectProbe { .. } => {
-                let outcome = self.foca.handle_timer(timer, &mut self.runtime);
-                self.check(outcome);
-                if self.tap.acks() > self.acks_at_probe {
-                    self.health.note(HealthEvent::ProbeAnswered);
-                }
-                self.ask_helpers(now);
-            }
-            Timer::ProbeRandomMember(_) => {
-                if std::mem::take(&mut self.echo_expected) {
-                    self.health.note(HealthEvent::HelpersSilent);
-                }
-                self.acks_at_probe = self.tap.acks();
-                let outcome = self.foca.handle_timer(timer, &mut self.runtime);
-                self.check(outcome);
-                self.sweep(now);
-            }
-            _ => {
-                let outcome = self.foca.handle_timer(timer, &mut self.runtime);
-                self.check(outcome);
-            }
-        }
-    }
-
-    /// A probe went unanswered and foca asks others for help: ask them as well whether they hear us. If nobody does,
-    /// the fault is likely here.
-    fn ask_helpers(&mut self, now: Now) {
-        let mut helpers = Vec::new();
-        while let Some((to, data)) = self.runtime.to_send() {
-            helpers.push(to.addr);
-            self.send(now, to.addr, KIND_FOCA, &data);
-        }
-        if helpers.is_empty() {
-            return;
-        }
-        self.echo_nonce = self.rng.random();
-        self.echo_expected = true;
-        let echo = Aside::Echo {
-            from: *self.foca.identity(),
-            nonce: self.echo_nonce,
-        };
-        for helper in helpers {
-            self.send_aside(now, helper, &echo);
-        }
-    }
-
-    /// Notices what foca does not announce: members that became suspect, or are no longer. Tells the suspects.
-    fn sweep(&mut self, now: Now) {
-        let mut suspects = Vec::new();
-        for member in self.foca.iter_members() {
-            let state = match member.state() {
-                State::Suspect => {
-                    suspects.push((*member.id(), member.incarnation()));
-                    MemberState::Suspect
-                }
-                _ => MemberState::Alive,
-            };
-            if let Some(known) = self.known.get_mut(&member.id().node)
-                && known.state.is_active()
-                && known.state != state
-            {
-                known.state = state;
-                self.changed = true;
-            }
-        }
-        // In a large cluster a few of those who know are enough.
-        let tell = (BUDDIES / (self.foca.num_members() + 1) as f64).min(1.0);
-        for (suspect, incarnation) in suspects {
-            if self.rng.random_bool(tell) {
-                let aside = Aside::Suspected {
-                    from: *self.foca.identity(),
-                    suspect,
-                    incarnation,
-                };
-                self.send_aside(now, suspect.addr, &aside);
-            }
-        }
-        let nodes = self.foca.num_members() + 1;
-        if nodes > self.sized_for * 2 || nodes * 4 < self.sized_for {
-            self.sized_for = nodes;
-            let outcome = self.foca.set_config(self.config.foca(nodes));
-            self.check(outcome);
-        }
-    }
-
-    /// Seeks lost contact: members that are down, and seeds that are nobody's address.
-    fn heal(&mut self, now: Now) {
-        let alone = self.foca.num_members() == 0;
-        let own = *self.foca.identity();
-        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
-        let mut strangers: Vec<SocketAddr> = self
-            .seeds
-            .iter()
-            .copied()
-            .filter(|seed| *seed != own.addr && !active.contains(seed))
-            .collect();
-        let mut down: Vec<NodeIdentity> = self
-            .known
-            .values()
-            .filter(|known| known.state == MemberState::Down)
-            .map(|known| known.id)
-            .collect();
-        let (seeds, lost) = if alone { (5, 5) } else { (1, 2) };
-        for _ in 0..seeds.min(strangers.len()) {
-            let seed = strangers.swap_remove(self.rng.random_range(0..strangers.len()));
-            self.announce(NodeIdentity::seed(seed));
-        }
-        for _ in 0..lost.min(down.len()) {
-            let id = down.swap_remove(self.rng.random_range(0..down.len()));
-            // Addressed to the node, not to the life of it that was declared down.
-            self.announce(id);
-        }
-        self.forget();
-        let period = if alone && self.known.is_empty() {
-            JOIN_PERIOD
-        } else {
-            self.config.timing.heal_period
-        };
-        self.timers.push(now.mono + period, Due::Heal);
-    }
-
-    /// Drops what foca has forgotten.
-    fn forget(&mut self) {
-        if self.foca.iter_membership_state().len() < self.known.len() {
-            let remembered: BTreeSet<u64> = self
-                .foca
-                .iter_membership_state()
-                .map(|m| m.id().node)
-                .collect();
-            self.known.retain(|node, _| remembered.contains(node));
-            self.changed = true;
-        }
-        let mut store = self.store.lock();
-        if store.len() > 2 * self.known.len() + 64 {
-            let known = &self.known;
-            store.retain(|node| known.contains_key(&node));
-        }
-    }
-
-    /// Asks one random member for what this node lacks, of a slice of the cluster at a time.
-    fn sync(&mut self, now: Now) {
-        self.timers
-            .push(now.mono + self.config.timing.sync_period, Due::Sync);
-        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
-        if active.is_empty() {
-            return;
-        }
-        let peer = active[self.rng.random_range(0..active.len())];
-        let first = self.sync_cursor;
-        let mut rest = self.known.range(first..).skip(DIGEST);
-        let last = rest.next().map_or(u64::MAX, |(next, _)| next - 1);
-        self.sync_cursor = last.wrapping_add(1);
-        self.chained = 0;
-        self.pull(now, peer, first, last);
-    }
-
-    /// Goes on asking where an answer was not complete.
-    fn chain(&mut self, now: Now, peer: SocketAddr, first: u64, last: u64) {
-        if self.chained < CHAIN {
-            self.chained += 1;
-            self.pull(now, peer, first, last);
-        }
-    }
-
-    /// Asks `peer` for news of the nodes from `first` to `last`, or as far as one digest reaches.
-    fn pull(&mut self, now: Now, peer: SocketAddr, first: u64, last: u64) {
-        // The range may come from a peer.
-        if first > last {
-            return;
-        }
-        let mut have = Vec::new();
-        let mut reach = last;
-        {
-            let store = self.store.lock();
-            for (&node, known) in self.known.range(first..=last) {
-                if have.len() == DIGEST {
-                    reach = node - 1;
-                    break;
-                }
-                have.push(Have {
-                    node,
-                    generation: known.id.generation,
-                    gone: !known.state.is_active(),
-                    soft: store.version(node),
-                });
-            }
-        }
-        let digest = Aside::Digest {
-            from: *self.foca.identity(),
-            first,
-            last: reach,
-            have,
-        };
-        self.send_aside(now, peer, &digest);
-        if reach < last && self.chained < CHAIN {
-            self.chained += 1;
-            self.pull(now, peer, reach + 1, last);
         }
     }
 
@@ -831,8 +399,6 @@ impl Core {
         self.publish();
     }
 
-    // ---- what goes out
-
     fn finish(&mut self, now: Now) -> Vec<Effect> {
         self.drain(now);
         let soft = self.store.lock().take_changed();
@@ -856,134 +422,6 @@ impl Core {
             self.effects.push(Effect::Members(Arc::new(self.members())));
         }
         std::mem::take(&mut self.effects)
-    }
-
-    /// Carries foca's wishes over into ours, until there are none.
-    fn drain(&mut self, now: Now) {
-        while self.runtime.backlog() > 0 {
-            while let Some((to, data)) = self.runtime.to_send() {
-                self.send(now, to.addr, KIND_FOCA, &data);
-            }
-            while let Some((after, timer)) = self.runtime.to_schedule() {
-                let after = match &timer {
-                    Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => {
-                        self.health.stretch(after)
-                    }
-                    Timer::ChangeSuspectToDown { .. } => self.suspicion(),
-                    _ => after,
-                };
-                self.timers.push(now.mono + after, Due::Foca(timer));
-            }
-            while let Some(notification) = self.runtime.to_notify() {
-                self.notified(now, notification);
-            }
-        }
-        let incarnation = self.tap.incarnation();
-        if incarnation > self.last_incarnation {
-            self.stats.refuted += 1;
-            self.health.note(HealthEvent::Refuted);
-        }
-        self.last_incarnation = incarnation;
-    }
-
-    fn suspicion(&self) -> Duration {
-        let nodes = (self.foca.num_members() + 1) as f64;
-        self.health
-            .stretch(self.config.timing.suspicion.mul_f64(nodes.log10().max(1.0)))
-    }
-
-    fn notified(&mut self, now: Now, notification: OwnedNotification<NodeIdentity>) {
-        match notification {
-            OwnedNotification::MemberUp(id) => {
-                let back = self.known.contains_key(&id.node);
-                let member = self.now_known(now, id);
-                let event = if back {
-                    MemberEvent::Recovered(member)
-                } else {
-                    MemberEvent::Joined(member)
-                };
-                self.effects.push(Effect::Event(event));
-            }
-            OwnedNotification::MemberDown(id) => {
-                let (state, event): (_, fn(Member) -> MemberEvent) = if self.said_good_bye(id) {
-                    (MemberState::Left, MemberEvent::Left)
-                } else {
-                    (MemberState::Down, MemberEvent::Down)
-                };
-                self.set_known(id, state);
-                let member = self.member(id, state);
-                self.effects.push(Effect::Event(event(member)));
-            }
-            OwnedNotification::Rename(_, id) => {
-                // If it was down, the news that it is up follows.
-                if let Some(known) = self.known.get(&id.node).copied() {
-                    if known.state.is_active() {
-                        let member = self.now_known(now, id);
-                        self.effects
-                            .push(Effect::Event(MemberEvent::Renewed(member)));
-                    } else {
-                        self.set_known(id, known.state);
-                    }
-                }
-            }
-            OwnedNotification::Rejoin(id) => self.rejoined(now, id),
-            OwnedNotification::Active | OwnedNotification::Idle | OwnedNotification::Defunct => {}
-        }
-    }
-
-    /// This node had been declared down and took a new generation.
-    fn rejoined(&mut self, now: Now, id: NodeIdentity) {
-        self.stats.rejoined += 1;
-        let again = self
-            .last_rejoin
-            .is_some_and(|last| now.mono.saturating_sub(last) < Duration::from_secs(10));
-        self.rejoin_streak = if again { self.rejoin_streak + 1 } else { 1 };
-        self.last_rejoin = Some(now.mono);
-        if self.rejoin_streak > 3 {
-            // Others know a much higher generation, from before this host's clock went back: leap over it.
-            let leap = 1u64 << (10 * (self.rejoin_streak - 3)).min(50);
-            self.change_identity(NodeIdentity {
-                generation: id.generation.saturating_add(leap),
-                ..id
-            });
-        } else {
-            self.last_incarnation = 0;
-            self.changed = true;
-            self.publish();
-        }
-    }
-
-    fn now_known(&mut self, now: Now, id: NodeIdentity) -> Member {
-        self.set_known(id, MemberState::Alive);
-        if self.known.len() == 1 {
-            // The first contact: ask it for everything.
-            self.chained = 0;
-            self.pull(now, id.addr, 0, u64::MAX);
-        } else if self.known.len() <= PULL_AT_ONCE {
-            // Its soft state may have been gossiped long before this node knew it.
-            self.pull(now, id.addr, id.node, id.node);
-        }
-        self.member(id, MemberState::Alive)
-    }
-
-    fn set_known(&mut self, id: NodeIdentity, state: MemberState) {
-        if id.node != self.config.node {
-            self.known.insert(id.node, Known { id, state });
-            self.changed = true;
-        }
-    }
-
-    fn said_good_bye(&self, id: NodeIdentity) -> bool {
-        self.store
-            .lock()
-            .get(id.node)
-            .is_some_and(|item| item.leaving && item.generation == id.generation)
-    }
-
-    fn send_aside(&mut self, now: Now, to: SocketAddr, aside: &Aside) {
-        if let Ok(body) = postcard::to_stdvec(aside) {
-            self.send(now, to, KIND_ASIDE, &body);
-        }
     }
 
     fn send(&mut self, now: Now, to: SocketAddr, kind: u8, body: &[u8]) {
