@@ -129,6 +129,12 @@ pub fn abandoned() -> BTreeSet<String> {
         .collect()
 }
 
+/// The process that the cluster with this prefix belongs to.
+#[must_use]
+pub fn owner(prefix: &str) -> Option<i32> {
+    prefix_of(prefix).map(|(_, owner)| owner)
+}
+
 /// Where something is mounted at or under `folder`, the last mounted first.
 #[must_use]
 pub fn mounts_under(folder: &Path) -> Vec<PathBuf> {

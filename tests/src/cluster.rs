@@ -32,7 +32,7 @@ impl Builder {
         self
     }
 
-    /// Hosts without agents.
+    /// Hosts whose agents are not started yet, or never.
     #[must_use]
     pub fn without_agents(mut self) -> Self {
         self.agents = false;
@@ -67,7 +67,7 @@ impl Builder {
         let binaries = if self.agents {
             Some(Binaries::find()?)
         } else {
-            None
+            Binaries::find().ok()
         };
         let prefix = clean::new_prefix();
         // First of all, so that its drop cleans up whatever follows.

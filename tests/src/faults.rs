@@ -56,7 +56,10 @@ impl Host {
     /// # Errors
     /// What `nft` says.
     pub fn lose(&self, percent: u8) -> Result<()> {
-        self.drop_incoming(&format!("numgen random mod 100 < {percent} drop"))
+        match percent {
+            0..100 => self.drop_incoming(&format!("numgen random mod 100 < {percent} drop")),
+            100.. => self.drop_incoming("drop"),
+        }
     }
 
     /// Packets that go out are so much later. `false` where the kernel has no netem and nothing was done.

@@ -183,7 +183,7 @@ impl Host {
         let binaries = self
             .binaries
             .as_ref()
-            .context("this cluster has no agents")?;
+            .context("swarmd and swarmctl are not built")?;
         let mut command = Command::new(binaries.swarmd());
         command
             .args(args)
@@ -308,7 +308,7 @@ impl Host {
         let binaries = self
             .binaries
             .as_ref()
-            .context("this cluster has no agents")?;
+            .context("swarmd and swarmctl are not built")?;
         let mut command = Command::new(binaries.swarmctl());
         command
             .arg("--host")
