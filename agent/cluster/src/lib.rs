@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The cluster's decisions as pure cores: no I/O, no clock, no randomness, no async.
+//!
+//! `command` is what may be written into the log, `state` what it comes to.
+
+pub mod command;
+pub mod state;
+
+pub use command::{Change, Command, Outcome, PlanItem};
+pub use state::State;

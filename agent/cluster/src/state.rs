@@ -1,0 +1,86 @@
+//! The replicated state: what every node knows after the same entries of the log.
+//!
+//! `apply` is deterministic: no clock, no randomness, no I/O, no map with an order of its own.
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_api::model::{
+    Event, Id, Image, Network, Node, NodeId, NodeRole, Service, Task, Timestamp,
+};
+
+/// The cluster's state. Serialised whole as Raft's snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct State {
+    /// The cluster's id; empty before `Change::Init`.
+    pub cluster: String,
+    /// Index of the last entry that was applied.
+    pub index: u64,
+    /// For ids: grows with each object made.
+    pub counter: u64,
+    /// Where subnets are cut from.
+    pub pool: Option<Ipv4Net>,
+    /// Kept for managers: opaque, sealed.
+    pub sealed: Vec<u8>,
+    /// All nodes.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// All services.
+    pub services: BTreeMap<Id, ServiceRecord>,
+    /// All tasks.
+    pub tasks: BTreeMap<Id, Task>,
+    /// All networks.
+    pub networks: BTreeMap<Id, NetworkRecord>,
+    /// All images, by reference.
+    pub images: BTreeMap<String, ImageRecord>,
+    /// Join tokens, by public id.
+    pub tokens: BTreeMap<String, TokenRecord>,
+    /// Recent events, oldest first; at most `State::EVENTS` of them.
+    pub events: std::collections::VecDeque<Event>,
+}
+
+/// A service and what only the cluster knows of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// The service.
+    pub service: Service,
+    /// It is being removed: no new tasks.
+    pub removing: bool,
+}
+
+/// A network and which of its addresses are whose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// The network.
+    pub network: Network,
+    /// Each node's gateway on it: the address of its bridge.
+    pub gateways: BTreeMap<NodeId, std::net::Ipv4Addr>,
+    /// Addresses of tasks.
+    pub leases: BTreeMap<std::net::Ipv4Addr, Id>,
+    /// Where the search for a free address goes on, so that an address rests before it is used again.
+    pub cursor: u32,
+}
+
+/// An image and who has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The image.
+    pub image: Image,
+    /// Nodes that have all its layers.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// A join token, without its secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// What nodes that join with it may be.
+    pub role: NodeRole,
+    /// Not valid from then on.
+    pub expires_at: Timestamp,
+}
+
+impl State {
+    /// How many events are kept.
+    pub const EVENTS: usize = 1024;
+}
