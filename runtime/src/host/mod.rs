@@ -1,0 +1,1 @@
+//! One host as a Backend: tasks, their containers, images. Must not know of clusters.

@@ -1,0 +1,1 @@
+//! Images and their layers on disk. Must not know of containers.

@@ -1,0 +1,1 @@
+//! A task's OCI runtime spec. Pure; must not know of files.
