@@ -85,6 +85,16 @@ pub struct ExecSpec {
     pub size: Option<WindowSize>,
 }
 
+/// How a client joins a task's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct AttachOptions {
+    /// Whether what was put out before comes first: nothing of a new task's output is missed then, also where it
+    /// has ended already.
+    pub replay: bool,
+    /// The terminal's size, where the task has one.
+    pub size: Option<WindowSize>,
+}
+
 /// Which records of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct LogOptions {
@@ -185,6 +195,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn attach(
         &self,
         task: String,
+        options: AttachOptions,
         input: BoxStream<Input>,
     ) -> Result<BoxStream<Result<Output>>>;
 

@@ -404,8 +404,10 @@ proptest! {
 
     #[test]
     fn a_rule_that_differs_has_another_fingerprint(one in desired(), other in desired()) {
+        // Only rules are compared: flows are no part of the kernel's table.
         let (one, other) = (Ruleset::of(&one), Ruleset::of(&other));
+        let chains = |rules: &Option<Ruleset>| rules.as_ref().map(|r| r.chains.clone());
         let state = |rules: &Option<Ruleset>| rules.as_ref().map(Ruleset::state);
-        prop_assert_eq!(one == other, state(&one) == state(&other));
+        prop_assert_eq!(chains(&one) == chains(&other), state(&one) == state(&other));
     }
 }

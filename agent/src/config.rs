@@ -1,0 +1,181 @@
+//! What the operator says: flags, `SWARMD_…` variables and a TOML file, in this order of precedence.
+//! Knows nothing of what the settings are used for.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The agent of a small container cluster.
+#[derive(Debug, Parser)]
+#[command(name = "swarmd", version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of `run`.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until SIGTERM or SIGINT; containers keep running.
+    Run(Settings),
+    /// Hold one container (started by the agent itself).
+    #[command(hide = true)]
+    Shim {
+        /// The container's directory.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+/// Settings as they are given; what is `None` has a default or comes from the file.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Read further settings from this TOML file; its keys are these flags' names
+    #[arg(long, env = "SWARMD_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Keep everything that must outlive a reboot here [default: /var/lib/swarmd]
+    #[arg(long, env = "SWARMD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Make sockets here: cluster.sock for the cluster, host.sock for this host alone [default: /run/swarmd]
+    #[arg(long, env = "SWARMD_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Call this host so in the cluster [default: its host name]
+    #[arg(long, env = "SWARMD_NAME")]
+    pub name: Option<String>,
+    /// Tell others to reach this host at this address [default: that of the default route's interface]
+    #[arg(long, env = "SWARMD_ADVERTISE_ADDR", value_name = "IP")]
+    pub advertise_addr: Option<IpAddr>,
+    /// Listen for other agents here [default: all addresses]
+    #[arg(long, env = "SWARMD_LISTEN_ADDR", value_name = "IP")]
+    pub listen_addr: Option<IpAddr>,
+    /// The port between agents: TLS over TCP, gossip over UDP [default: 7946]
+    #[arg(long, env = "SWARMD_PORT")]
+    pub port: Option<u16>,
+    /// Answer DNS for programs outside of containers here [default: 127.0.0.1:53]
+    #[arg(long, env = "SWARMD_DNS_LISTEN", value_name = "IP:PORT")]
+    pub dns_listen: Option<SocketAddr>,
+    /// Make containers' control groups below this one [default: swarmd]
+    #[arg(long, env = "SWARMD_CGROUP_PARENT", value_name = "NAME")]
+    pub cgroup_parent: Option<String>,
+    /// Log this: error, warn, info, debug, trace, or a filter such as info,swarm_consensus=debug [default: info]
+    #[arg(long, env = "SWARMD_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Settings, complete and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// See [`Settings::data_dir`].
+    pub data_dir: PathBuf,
+    /// See [`Settings::run_dir`].
+    pub run_dir: PathBuf,
+    /// See [`Settings::name`].
+    pub name: String,
+    /// See [`Settings::advertise_addr`].
+    pub advertise: Option<IpAddr>,
+    /// See [`Settings::listen_addr`] and [`Settings::port`].
+    pub listen: SocketAddr,
+    /// See [`Settings::dns_listen`]; whether it was asked for, so that a failure to bind is an error.
+    pub dns_listen: (SocketAddr, bool),
+    /// See [`Settings::cgroup_parent`].
+    pub cgroup_parent: String,
+    /// See [`Settings::log`].
+    pub log: String,
+}
+
+impl Settings {
+    /// Completes the settings from the file and the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood, or a value cannot be used.
+    pub fn complete(self) -> Result<Config> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Self::default(),
+        };
+        let host = || -> Result<String> {
+            let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+            Ok(name.split('.').next().unwrap_or("node").to_owned())
+        };
+        let name = match self.name.or(file.name) {
+            Some(name) => name,
+            None => host()?,
+        };
+        swarm_api::model::validate_name("node", &name)
+            .context("the node cannot be called so; give another name with --name")?;
+        let port = self.port.or(file.port).unwrap_or(7946);
+        if port == 0 {
+            bail!("port 0 cannot be used between agents; give a port from 1 to 65535");
+        }
+        let advertise = self.advertise_addr.or(file.advertise_addr);
+        if let Some(ip) = advertise
+            && (ip.is_unspecified() || ip.is_multicast())
+        {
+            bail!("others cannot reach {ip}; give an address of this host with --advertise-addr");
+        }
+        let dns = self.dns_listen.or(file.dns_listen);
+        let cgroup_parent = self.cgroup_parent.or(file.cgroup_parent);
+        let cgroup_parent = cgroup_parent.unwrap_or_else(|| "swarmd".into());
+        if cgroup_parent.is_empty() || cgroup_parent.contains("..") || cgroup_parent.starts_with('/') {
+            bail!("\"{cgroup_parent}\" is not a control group's name; give one such as swarmd");
+        }
+        let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()));
+        Ok(Config {
+            data_dir: absolute(self.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/swarmd".into()))?,
+            run_dir: absolute(self.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/swarmd".into()))?,
+            name,
+            advertise,
+            listen: SocketAddr::new(
+                self.listen_addr.or(file.listen_addr).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                port,
+            ),
+            dns_listen: (dns.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 53))), dns.is_some()),
+            cgroup_parent,
+            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Settings> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    toml::from_str(&text)
+        .with_context(|| format!("cannot understand the configuration file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swarmd.toml");
+        std::fs::write(&path, "name = \"from-file\"\nport = 1234\n").unwrap();
+        let settings = Settings {
+            config: Some(path),
+            name: Some("from-flag".into()),
+            ..Settings::default()
+        };
+        let config = settings.complete().unwrap();
+        assert_eq!((config.name.as_str(), config.listen.port()), ("from-flag", 1234));
+        assert_eq!(config.data_dir, PathBuf::from("/var/lib/swarmd"));
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swarmd.toml");
+        std::fs::write(&path, "prot = 1\n").unwrap();
+        let settings = Settings { config: Some(path), ..Settings::default() };
+        assert!(format!("{:#}", settings.complete().unwrap_err()).contains("prot"));
+    }
+}
