@@ -9,7 +9,12 @@ use std::path::{Path, PathBuf};
 
 /// The agent of a small container cluster.
 #[derive(Debug, Parser)]
-#[command(name = "swarmd", version, about, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "swarmd",
+    version,
+    about,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     /// What to do; `run` if nothing is said.
     #[command(subcommand)]
@@ -102,7 +107,10 @@ impl Settings {
             None => Self::default(),
         };
         let host = || -> Result<String> {
-            let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+            let name = rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .to_lowercase();
             Ok(name.split('.').next().unwrap_or("node").to_owned())
         };
         let name = match self.name.or(file.name) {
@@ -124,20 +132,38 @@ impl Settings {
         let dns = self.dns_listen.or(file.dns_listen);
         let cgroup_parent = self.cgroup_parent.or(file.cgroup_parent);
         let cgroup_parent = cgroup_parent.unwrap_or_else(|| "swarmd".into());
-        if cgroup_parent.is_empty() || cgroup_parent.contains("..") || cgroup_parent.starts_with('/') {
+        if cgroup_parent.is_empty()
+            || cgroup_parent.contains("..")
+            || cgroup_parent.starts_with('/')
+        {
             bail!("\"{cgroup_parent}\" is not a control group's name; give one such as swarmd");
         }
-        let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()));
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
+        };
         Ok(Config {
-            data_dir: absolute(self.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/swarmd".into()))?,
-            run_dir: absolute(self.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/swarmd".into()))?,
+            data_dir: absolute(
+                self.data_dir
+                    .or(file.data_dir)
+                    .unwrap_or_else(|| "/var/lib/swarmd".into()),
+            )?,
+            run_dir: absolute(
+                self.run_dir
+                    .or(file.run_dir)
+                    .unwrap_or_else(|| "/run/swarmd".into()),
+            )?,
             name,
             advertise,
             listen: SocketAddr::new(
-                self.listen_addr.or(file.listen_addr).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                self.listen_addr
+                    .or(file.listen_addr)
+                    .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 port,
             ),
-            dns_listen: (dns.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 53))), dns.is_some()),
+            dns_listen: (
+                dns.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 53))),
+                dns.is_some(),
+            ),
             cgroup_parent,
             log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
         })
@@ -147,8 +173,12 @@ impl Settings {
 fn read(path: &Path) -> Result<Settings> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-    toml::from_str(&text)
-        .with_context(|| format!("cannot understand the configuration file {}", path.display()))
+    toml::from_str(&text).with_context(|| {
+        format!(
+            "cannot understand the configuration file {}",
+            path.display()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -166,7 +196,10 @@ mod tests {
             ..Settings::default()
         };
         let config = settings.complete().unwrap();
-        assert_eq!((config.name.as_str(), config.listen.port()), ("from-flag", 1234));
+        assert_eq!(
+            (config.name.as_str(), config.listen.port()),
+            ("from-flag", 1234)
+        );
         assert_eq!(config.data_dir, PathBuf::from("/var/lib/swarmd"));
     }
 
@@ -175,7 +208,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("swarmd.toml");
         std::fs::write(&path, "prot = 1\n").unwrap();
-        let settings = Settings { config: Some(path), ..Settings::default() };
+        let settings = Settings {
+            config: Some(path),
+            ..Settings::default()
+        };
         assert!(format!("{:#}", settings.complete().unwrap_err()).contains("prot"));
     }
 }
