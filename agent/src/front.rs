@@ -1,0 +1,168 @@
+//! What answers on `cluster.sock`: the cluster's verbs where this host is in one, and else what to do about it.
+//! It must not know how the cluster answers.
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_api::backend::{
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+};
+use swarm_api::model::{
+    Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read, Scope,
+};
+use swarm_api::{Backend, BoxStream, Error, Result};
+
+/// The cluster's backend, while there is one.
+#[derive(Default)]
+pub struct Front {
+    cluster: ArcSwapOption<Cluster>,
+    version: String,
+    node_name: String,
+}
+
+/// A sized box, because only that can be swapped atomically.
+struct Cluster(Arc<dyn Backend>);
+
+impl Front {
+    /// A front without a cluster yet.
+    #[must_use]
+    pub fn new(version: &str, node_name: &str) -> Self {
+        Self {
+            cluster: ArcSwapOption::empty(),
+            version: version.to_owned(),
+            node_name: node_name.to_owned(),
+        }
+    }
+
+    /// From now on `backend` answers, or nobody.
+    pub fn set(&self, backend: Option<Arc<dyn Backend>>) {
+        self.cluster.store(backend.map(|b| Arc::new(Cluster(b))));
+    }
+
+    fn cluster(&self) -> Result<Arc<dyn Backend>> {
+        match &*self.cluster.load() {
+            Some(cluster) => Ok(Arc::clone(&cluster.0)),
+            None => Err(not_in_a_cluster()),
+        }
+    }
+}
+
+/// What every command says on a host that is in no cluster.
+#[must_use]
+pub fn not_in_a_cluster() -> Error {
+    Error::Conflict(
+        "this host is in no cluster: make one with `swarmctl init`, or join one with `swarmctl join`; \
+         `swarmctl --host local …` drives this host alone"
+            .into(),
+    )
+}
+
+#[async_trait]
+impl Backend for Front {
+    async fn info(&self) -> Result<Info> {
+        match self.cluster() {
+            Ok(cluster) => cluster.info().await,
+            Err(why) => Ok(Info {
+                scope: Scope::Host,
+                version: self.version.clone(),
+                node: None,
+                node_name: self.node_name.clone(),
+                cluster: None,
+                leader: None,
+                term: 0,
+                applied: 0,
+                voters: Vec::new(),
+                warnings: vec![why.to_string()],
+            }),
+        }
+    }
+
+    async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>> {
+        self.cluster()?.list(query).await
+    }
+
+    async fn get(&self, kind: Kind, name: String, read: Read) -> Result<Answer<Object>> {
+        self.cluster()?.get(kind, name, read).await
+    }
+
+    async fn create(&self, what: Create) -> Result<Object> {
+        self.cluster()?.create(what).await
+    }
+
+    async fn update(&self, what: Update) -> Result<Object> {
+        self.cluster()?.update(what).await
+    }
+
+    async fn remove(&self, kind: Kind, name: String, force: bool) -> Result<()> {
+        self.cluster()?.remove(kind, name, force).await
+    }
+
+    async fn stop(&self, name: String, timeout: Option<Duration>) -> Result<()> {
+        self.cluster()?.stop(name, timeout).await
+    }
+
+    async fn kill(&self, task: String, signal: i32) -> Result<()> {
+        self.cluster()?.kill(task, signal).await
+    }
+
+    async fn wait(&self, task: String) -> Result<ExitStatus> {
+        self.cluster()?.wait(task).await
+    }
+
+    async fn logs(
+        &self,
+        name: String,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<LogRecord>>> {
+        self.cluster()?.logs(name, options).await
+    }
+
+    async fn attach(
+        &self,
+        task: String,
+        options: AttachOptions,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>> {
+        self.cluster()?.attach(task, options, input).await
+    }
+
+    async fn exec(
+        &self,
+        task: String,
+        spec: ExecSpec,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>> {
+        self.cluster()?.exec(task, spec, input).await
+    }
+
+    async fn stats(
+        &self,
+        tasks: Vec<String>,
+        follow: bool,
+    ) -> Result<BoxStream<Result<Vec<Stats>>>> {
+        self.cluster()?.stats(tasks, follow).await
+    }
+
+    async fn watch(&self, since: Option<u64>) -> Result<BoxStream<Result<Event>>> {
+        self.cluster()?.watch(since).await
+    }
+
+    async fn lookup(&self, name: String, read: Read) -> Result<Answer<Lookup>> {
+        self.cluster()?.lookup(name, read).await
+    }
+
+    async fn import_image(
+        &self,
+        name: String,
+        config: ImageConfig,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Image> {
+        self.cluster()?.import_image(name, config, archive).await
+    }
+
+    async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
+        self.cluster()?.export_layer(digest).await
+    }
+}
