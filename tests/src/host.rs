@@ -96,6 +96,12 @@ impl Host {
         self.folder.join("run")
     }
 
+    /// What its control groups are called.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
     /// A folder for a test's own files.
     ///
     /// # Errors

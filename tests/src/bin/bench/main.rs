@@ -1,0 +1,71 @@
+//! `make bench`: measures the figures of `docs/benchmarks.md`, side by side with Docker Swarm in one run where that
+//! can be installed, and writes them there. Machines are noisy: read the ratios.
+
+mod docker;
+mod idle;
+mod report;
+mod sample;
+mod swarm;
+
+use anyhow::{Context, Result};
+use report::Section;
+use sample::Samples;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use swarm_tests::guard;
+
+/// All of it, building left out.
+const LIMIT: Duration = Duration::from_secs(1500);
+/// How often a start is measured.
+const STARTS: usize = 30;
+/// How often a host is lost.
+const LOSSES: usize = 3;
+/// How long an idle cluster is watched.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What both sides are measured by.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// From the acknowledgement of a detached run to the start of its process.
+    pub(crate) ack_to_running: Samples,
+    /// From the command's start to the start of the process.
+    pub(crate) typed_to_running: Samples,
+    /// From the death of a host to its task's running elsewhere, DNS included where the side has a server to ask.
+    pub(crate) host_lost: Samples,
+    /// From the death of the leader's host to the next accepted write.
+    pub(crate) leader_lost: Samples,
+    /// Resident memory of each idle agent, in MiB.
+    pub(crate) memory: Samples,
+    /// Share of one CPU that each idle agent takes, in percent.
+    pub(crate) cpu: Samples,
+    /// Bytes that each idle agent has written to disk.
+    pub(crate) written: Samples,
+}
+
+fn main() -> ExitCode {
+    guard::guarded(LIMIT, bench)
+}
+
+fn bench() -> Result<()> {
+    let file = std::env::args_os().nth(1).map(PathBuf::from);
+    let file = file.context("usage: swarm-bench FILE; the figures are written into FILE")?;
+    println!("measuring swarmd: three hosts");
+    let ours = swarm::measure()?;
+    let theirs = if docker::is_there() {
+        println!("measuring Docker Swarm: three hosts");
+        match docker::measure() {
+            Ok(figures) => Some(figures),
+            Err(e) => {
+                eprintln!("Docker Swarm was not measured: {e:#}");
+                None
+            }
+        }
+    } else {
+        eprintln!("Docker Swarm was not measured: install docker.io and iptables for that");
+        None
+    };
+    let section = Section::cluster(&ours, theirs.as_ref());
+    println!("\n{}", section.text());
+    section.write(&file)
+}
