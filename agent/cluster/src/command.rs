@@ -75,6 +75,14 @@ pub enum Change {
     StopTask(Id),
     /// One task is to go (`swarmctl rm TASK`).
     RemoveTask(Id),
+    /// Sets `Task::spec.stop_timeout_ms` of these tasks (`swarmctl stop --time`), before they are stopped by another
+    /// change. Tasks that have ended or are gone are left out.
+    SetStopTimeout {
+        /// Which tasks.
+        tasks: Vec<Id>,
+        /// Milliseconds between the stop signal and SIGKILL.
+        timeout_ms: u64,
+    },
     /// What the orchestrator and the scheduler decided. Items that no longer fit the state are left out.
     Plan(Vec<PlanItem>),
     /// What a node observed of its tasks. Reports of a fenced node or of older states are left out.

@@ -1,1 +1,157 @@
-//! In the making.
+//! The cluster as one backend: the verbs, answered by any node for all of them.
+//!
+//! What is wanted is proposed, what is known is read from the replica, and what only the node that runs a task can do
+//! (its streams, signals, statistics) is asked of that node's own backend. It must not know how the log, the
+//! decisions or a container work, and it keeps no state of its own.
+
+mod attach;
+mod await_state;
+mod changes;
+mod events;
+mod images;
+mod logs;
+mod merge;
+mod names;
+mod nodes;
+mod reads;
+mod remove;
+mod stats;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+pub use images::announce_images;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_api::backend::{
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+};
+use swarm_api::model::{
+    Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read,
+};
+use swarm_api::{Backend, BoxStream, Result};
+use swarm_member::Member;
+use swarm_runtime::host::Host;
+
+/// The verbs for the whole cluster, as this member answers them.
+#[derive(Clone)]
+pub struct ClusterBackend {
+    cluster: Cluster,
+    host: Arc<Host>,
+}
+
+impl ClusterBackend {
+    /// A backend that knows what `member` knows, and drives `host` for the tasks of this node.
+    #[must_use]
+    pub fn new(member: Member, host: Arc<Host>) -> Self {
+        let local: Arc<dyn Backend> = Arc::clone(&host) as Arc<dyn Backend>;
+        Self {
+            cluster: Cluster { member, local },
+            host,
+        }
+    }
+}
+
+/// What the verbs need, whatever the local backend is. Cheap to clone.
+#[derive(Clone)]
+struct Cluster {
+    member: Member,
+    local: Arc<dyn Backend>,
+}
+
+#[async_trait]
+impl Backend for ClusterBackend {
+    async fn info(&self) -> Result<Info> {
+        self.cluster.info().await
+    }
+
+    async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>> {
+        self.cluster.list(query).await
+    }
+
+    async fn get(&self, kind: Kind, name: String, read: Read) -> Result<Answer<Object>> {
+        self.cluster.get(kind, &name, read).await
+    }
+
+    async fn create(&self, what: Create) -> Result<Object> {
+        self.cluster.create(what).await
+    }
+
+    async fn update(&self, what: Update) -> Result<Object> {
+        self.cluster.update(what).await
+    }
+
+    async fn remove(&self, kind: Kind, name: String, force: bool) -> Result<()> {
+        self.cluster.remove(kind, &name, force).await
+    }
+
+    async fn stop(&self, name: String, timeout: Option<Duration>) -> Result<()> {
+        self.cluster.stop(&name, timeout).await
+    }
+
+    async fn kill(&self, task: String, signal: i32) -> Result<()> {
+        self.cluster.kill(&task, signal).await
+    }
+
+    async fn wait(&self, task: String) -> Result<ExitStatus> {
+        self.cluster.wait(&task).await
+    }
+
+    async fn logs(
+        &self,
+        name: String,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<LogRecord>>> {
+        self.cluster.logs(&name, options).await
+    }
+
+    async fn attach(
+        &self,
+        task: String,
+        options: AttachOptions,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>> {
+        self.cluster.attach(&task, options, input).await
+    }
+
+    async fn exec(
+        &self,
+        task: String,
+        spec: ExecSpec,
+        input: BoxStream<Input>,
+    ) -> Result<BoxStream<Result<Output>>> {
+        self.cluster.exec(&task, spec, input).await
+    }
+
+    async fn stats(
+        &self,
+        tasks: Vec<String>,
+        follow: bool,
+    ) -> Result<BoxStream<Result<Vec<Stats>>>> {
+        self.cluster.stats(tasks, follow).await
+    }
+
+    async fn watch(&self, since: Option<u64>) -> Result<BoxStream<Result<Event>>> {
+        self.cluster.watch(since)
+    }
+
+    async fn lookup(&self, name: String, read: Read) -> Result<Answer<Lookup>> {
+        self.cluster.lookup(&name, read).await
+    }
+
+    async fn import_image(
+        &self,
+        name: String,
+        config: ImageConfig,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Image> {
+        images::import(&self.cluster.member, &self.host, name, config, archive).await
+    }
+
+    async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
+        self.cluster.local.export_layer(digest).await
+    }
+}

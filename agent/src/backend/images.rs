@@ -1,0 +1,136 @@
+//! Images: unpacked by the node that was asked, and then known to the whole cluster, with who has them.
+
+use bytes::Bytes;
+use swarm_api::model::{Image, ImageConfig, ImageReference, NodeId};
+use swarm_api::{Backend, BoxStream, Error, Result};
+use swarm_cluster::{Change, State};
+use swarm_member::Member;
+use swarm_runtime::host::Host;
+
+/// Imports `archive` here, and makes it known. What the cluster refuses does not stay on this node.
+pub(super) async fn import(
+    member: &Member,
+    host: &Host,
+    name: String,
+    config: ImageConfig,
+    archive: BoxStream<Result<Bytes>>,
+) -> Result<Image> {
+    let reference: ImageReference = name.parse()?;
+    let before = host.image(&reference);
+    let image = host.import_image(name, config, archive).await?;
+    let change = Change::PutImage {
+        image: image.clone(),
+        node: member.id(),
+    };
+    match member.propose(change).await {
+        Ok(_) => Ok(image),
+        // It may still be carried out; then the layers must be here.
+        Err(why) if why.is_transient() => Err(why.context(format!(
+            "image {reference} is on this node, but the cluster may not know it yet; import it again once it answers"
+        ))),
+        Err(why) => {
+            if let Err(left) = undo(host, &reference, before).await {
+                tracing::warn!(%reference, %left, "an image that the cluster refused stays on this node");
+            }
+            Err(why.context(format!("cannot make image {reference} known to the cluster")))
+        }
+    }
+}
+
+async fn undo(host: &Host, reference: &ImageReference, before: Option<Image>) -> Result<()> {
+    match before {
+        Some(before) if host.has_layers(&before).is_empty() => host.put_image(before).await,
+        _ => host.remove_image(reference).await,
+    }
+}
+
+/// Makes the images of this node known that the cluster should know it to have: those that come with the binary, and
+/// those that the cluster knows from others.
+///
+/// # Errors
+/// What a proposal came to; the rest is then to be announced later.
+pub async fn announce_images(member: &Member, host: &Host) -> Result<()> {
+    let node = member.id();
+    let images = unannounced(&member.state(), node, host.images());
+    for image in images {
+        let reference = image.reference.clone();
+        let change = Change::PutImage { image, node };
+        member.propose(change).await.map_err(|e: Error| {
+            e.context(format!(
+                "cannot make image {reference} of this node known to the cluster"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// The images of `node` that the state does not list for it. An imported image that the cluster does not know stays
+/// the host's own: it may have been removed from the cluster while this node was away. One of the same name and other
+/// content is not put over the cluster's, unless it came with the binary: then the binary is another version.
+fn unannounced(state: &State, node: NodeId, images: Vec<Image>) -> Vec<Image> {
+    let missing = |image: &Image| match state.images.get(&image.reference.to_string()) {
+        None => image.builtin,
+        Some(known) if known.image.digest == image.digest => !known.nodes.contains(&node),
+        Some(known) => image.builtin && known.image.builtin,
+    };
+    images.into_iter().filter(missing).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use swarm_api::model::Timestamp;
+    use swarm_cluster::state::ImageRecord;
+
+    fn image(name: &str, digest: &str, builtin: bool) -> Image {
+        Image {
+            reference: name.parse().unwrap(),
+            digest: digest.into(),
+            layers: Vec::new(),
+            size: 0,
+            config: ImageConfig::default(),
+            created_at: Timestamp(0),
+            builtin,
+        }
+    }
+
+    fn knowing(images: &[(Image, u64)]) -> State {
+        let mut state = State::default();
+        for (image, node) in images {
+            let record = ImageRecord {
+                image: image.clone(),
+                nodes: BTreeSet::from([NodeId(*node)]),
+            };
+            state.images.insert(image.reference.to_string(), record);
+        }
+        state
+    }
+
+    fn announced(state: &State, images: &[Image]) -> Vec<String> {
+        let found = unannounced(state, NodeId(1), images.to_vec());
+        found.into_iter().map(|i| i.reference.to_string()).collect()
+    }
+
+    #[test]
+    fn what_came_with_the_binary_and_what_the_cluster_knows_is_announced_once() {
+        let whoami = image("whoami", "sha256:1", true);
+        let busybox = image("busybox", "sha256:2", false);
+        let own = image("own", "sha256:3", false);
+        let all = [whoami.clone(), busybox.clone(), own];
+        assert_eq!(announced(&State::default(), &all), ["whoami:latest"]);
+        let elsewhere = knowing(&[(whoami.clone(), 2), (busybox.clone(), 2)]);
+        assert_eq!(
+            announced(&elsewhere, &all),
+            ["whoami:latest", "busybox:latest"]
+        );
+        let here = knowing(&[(whoami, 1), (busybox, 1)]);
+        assert!(announced(&here, &all).is_empty());
+    }
+
+    #[test]
+    fn an_old_import_is_not_put_over_the_cluster_s() {
+        let state = knowing(&[(image("busybox", "sha256:new", false), 2)]);
+        assert!(announced(&state, &[image("busybox", "sha256:old", false)]).is_empty());
+    }
+}
