@@ -7,7 +7,7 @@ use swarm_api::backend::WindowSize;
 /// One container's launch parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// The layers' directories, topmost first.
+    /// The layers' directories, topmost first. If there are none, the spec's `root.path` is the root as it is.
     pub lower: Vec<PathBuf>,
     /// Bytes of log kept before the file is rotated; one old file is kept beside it.
     pub log_max_bytes: u64,
