@@ -1,1 +1,488 @@
-//! Images and their layers on disk. Must not know of containers.
+//! Images and their layers on disk: layers by the digest of their content, each unpacked once; images by name.
+//! Must not know of containers: who uses what is told to it.
+//!
+//! Below the data directory, `images/HASH.json` is one image, and `layers/HEX` one layer: `fs` its files as overlayfs
+//! takes them, `record.gz` and `replaced` what more is needed to make its archive again, `size` the archive's bytes.
+//! What is being made is `layers/.new-N` and is renamed when it is whole and on the disk; the rest is swept at start.
+
+mod archive;
+mod builtin;
+mod record;
+mod resolve;
+mod rootfs;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use crate::{Error, Result};
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use swarm_api::BoxStream;
+use swarm_api::model::{Image, ImageConfig, ImageReference, Timestamp};
+
+pub use rootfs::read_file;
+
+const TREE: &str = "fs";
+const RECORD: &str = "record.gz";
+const REPLACED: &str = "replaced";
+const SIZE: &str = "size";
+const NEW: &str = ".new-";
+
+/// The images of one host. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    images_dir: PathBuf,
+    layers_dir: PathBuf,
+    next: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    images: BTreeMap<ImageReference, Image>,
+    /// Layers that came in this life and that no image has named yet: their image is about to come.
+    fresh: HashSet<String>,
+}
+
+/// A layer that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Layer {
+    digest: String,
+    size: u64,
+}
+
+impl Store {
+    /// Opens the store below `data_dir`, makes it where there is none, and sweeps what a crash left.
+    ///
+    /// # Errors
+    /// Where a directory or file cannot be made or read.
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let inner = Inner {
+            images_dir: data_dir.join("images"),
+            layers_dir: data_dir.join("layers"),
+            next: AtomicU64::new(0),
+            state: Mutex::default(),
+        };
+        for dir in [&inner.images_dir, &inner.layers_dir] {
+            std::fs::create_dir_all(dir)
+                .map_err(|e| Error::io(format!("make the directory {}", dir.display()), e))?;
+            for entry in entries(dir)? {
+                if entry.file_name().is_some_and(is_new) {
+                    remove(&entry)?;
+                }
+            }
+        }
+        let mut images = BTreeMap::new();
+        for path in entries(&inner.images_dir)? {
+            match read_image(&path) {
+                Ok(image) => {
+                    images.insert(image.reference.clone(), image);
+                }
+                Err(why) => tracing::warn!(%why, "an image's record is left out"),
+            }
+        }
+        inner.lock().images = images;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// All images, in the order of their names.
+    #[must_use]
+    pub fn images(&self) -> Vec<Image> {
+        self.inner.lock().images.values().cloned().collect()
+    }
+
+    /// One image.
+    #[must_use]
+    pub fn image(&self, reference: &ImageReference) -> Option<Image> {
+        self.inner.lock().images.get(reference).cloned()
+    }
+
+    /// Makes an image of a root file system, a tar archive, plain or gzip. One of that name is replaced.
+    ///
+    /// # Errors
+    /// [`swarm_api::Error::Invalid`] where it is no such archive, [`swarm_api::Error::Exhausted`] where the disk is
+    /// full; nothing of it is left then.
+    pub async fn import(
+        &self,
+        reference: ImageReference,
+        config: ImageConfig,
+        archive: BoxStream<swarm_api::Result<Bytes>>,
+        now: Timestamp,
+    ) -> swarm_api::Result<Image> {
+        let inner = Arc::clone(&self.inner);
+        stream::read_in_thread(archive, move |reader| {
+            let layer = inner.unpack(reader, None)?;
+            inner.put_single(reference, config, &layer, now, false)
+        })
+        .await
+    }
+
+    /// Makes an image of `files` (path, mode, contents) that comes with the binary, unless it is there as it is.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn add_builtin(
+        &self,
+        reference: &ImageReference,
+        config: &ImageConfig,
+        files: &[(String, u32, &[u8])],
+        now: Timestamp,
+    ) -> Result<()> {
+        let archive = builtin::archive(files)?;
+        let digest = archive::digest_of(Sha256::new_with_prefix(&archive));
+        let layers = vec![digest.clone()];
+        if let Some(there) = self.image(reference)
+            && (!there.builtin || there.digest == image_digest(&layers, config))
+            && self.missing_layers(&there.layers).is_empty()
+        {
+            return Ok(());
+        }
+        let layer = self.inner.unpack(archive.as_slice(), Some(&digest))?;
+        self.inner
+            .put_single(reference.clone(), config.clone(), &layer, now, true)?;
+        Ok(())
+    }
+
+    /// The digests among `layers` that are not here.
+    #[must_use]
+    pub fn missing_layers(&self, layers: &[String]) -> Vec<String> {
+        let missing = |digest: &&String| self.inner.find(digest).is_err();
+        layers.iter().filter(missing).cloned().collect()
+    }
+
+    /// Unpacks one layer, unless it is here.
+    ///
+    /// # Errors
+    /// [`swarm_api::Error::Invalid`] where the archive has another digest; see [`Store::import`].
+    pub async fn put_layer(
+        &self,
+        digest: &str,
+        archive: BoxStream<swarm_api::Result<Bytes>>,
+    ) -> swarm_api::Result<()> {
+        if self.inner.find(digest).is_ok() {
+            self.inner.lock().fresh.insert(digest.to_owned());
+            return Ok(());
+        }
+        let inner = Arc::clone(&self.inner);
+        let digest = digest.to_owned();
+        stream::read_in_thread(archive, move |reader| {
+            inner.unpack(reader, Some(&digest)).map(drop)
+        })
+        .await
+    }
+
+    /// Adds an image whose layers are here, in place of one of that name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has no layers, or its digest is not that of its layers and configuration;
+    /// [`Error::NotFound`] where a layer is missing.
+    pub fn put_image(&self, image: Image) -> Result<()> {
+        self.inner.put_image(image)
+    }
+
+    /// Removes an image's name. Its layers stay until [`Store::collect`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none.
+    pub fn remove_image(&self, reference: &ImageReference) -> Result<()> {
+        let mut state = self.inner.lock();
+        if !state.images.contains_key(reference) {
+            return Err(Error::NotFound(format!(
+                "there is no image {reference} on this host"
+            )));
+        }
+        let path = self.inner.image_path(reference);
+        std::fs::remove_file(&path)
+            .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+        sync_folder(&self.inner.images_dir)?;
+        state.images.remove(reference);
+        Ok(())
+    }
+
+    /// The folders of `layers` (lowest first), topmost first, as overlayfs wants them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where one is missing.
+    pub fn layer_dirs(&self, layers: &[String]) -> Result<Vec<PathBuf>> {
+        // Held, so that a layer that is found here is not on its way out.
+        let _state = self.inner.lock();
+        let tree = |digest: &String| Ok(self.inner.find(digest)?.join(TREE));
+        layers.iter().rev().map(tree).collect()
+    }
+
+    /// One layer as an uncompressed tar archive, byte for byte as it came.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is not here. The stream ends with [`swarm_api::Error::Internal`] where its files
+    /// have changed.
+    pub fn export_layer(&self, digest: &str) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
+        let folder = self.inner.find(digest)?;
+        let digest = digest.to_owned();
+        Ok(stream::write_in_thread(move |sink| {
+            record::rebuild(&folder, &digest, sink)
+        }))
+    }
+
+    /// Removes the layers that neither an image has nor `in_use` names. That is asked while no layer can come into
+    /// use through [`Store::layer_dirs`].
+    ///
+    /// # Errors
+    /// Where something cannot be removed.
+    pub fn collect(&self, in_use: impl FnOnce() -> HashSet<String>) -> Result<()> {
+        let mut doomed = Vec::new();
+        {
+            let state = self.inner.lock();
+            let mut kept = in_use();
+            kept.extend(state.images.values().flat_map(|i| i.layers.iter().cloned()));
+            kept.extend(state.fresh.iter().cloned());
+            for path in entries(&self.inner.layers_dir)? {
+                let Some(name) = path.file_name() else {
+                    continue;
+                };
+                if is_new(name) || kept.contains(&format!("sha256:{}", name.to_string_lossy())) {
+                    continue;
+                }
+                let aside = self.inner.new_path();
+                std::fs::rename(&path, &aside)
+                    .map_err(|e| Error::io(format!("move {} aside", path.display()), e))?;
+                doomed.push(aside);
+            }
+        }
+        doomed.iter().try_for_each(|path| remove(path))
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_path(&self) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.layers_dir.join(format!("{NEW}{number}"))
+    }
+
+    fn image_path(&self, reference: &ImageReference) -> PathBuf {
+        let hash = Sha256::digest(reference.to_string());
+        let name = data_encoding::HEXLOWER.encode(hash.as_slice());
+        self.images_dir.join(format!("{name}.json"))
+    }
+
+    fn find(&self, digest: &str) -> Result<PathBuf> {
+        let path = self.layers_dir.join(hex(digest)?);
+        if path.is_dir() {
+            Ok(path)
+        } else {
+            Err(Error::NotFound(format!(
+                "there is no layer {digest} on this host"
+            )))
+        }
+    }
+
+    /// Unpacks an archive to a layer. Where `wanted` is given, only one of that digest is accepted.
+    fn unpack(&self, reader: impl Read, wanted: Option<&str>) -> Result<Layer> {
+        let new = self.new_path();
+        let outcome = self.unpack_to(&new, reader, wanted);
+        if new.exists()
+            && let Err(why) = remove(&new)
+        {
+            tracing::warn!(%why, "cannot remove what was unpacked");
+        }
+        outcome
+    }
+
+    fn unpack_to(&self, new: &Path, reader: impl Read, wanted: Option<&str>) -> Result<Layer> {
+        let tree = new.join(TREE);
+        let at = |what: &str, path: &Path| format!("{what} {}", path.display());
+        std::fs::create_dir_all(&tree).map_err(|e| Error::io(at("make", &tree), e))?;
+        let record = new.join(RECORD);
+        let file = File::create(&record).map_err(|e| Error::io(at("make", &record), e))?;
+        let mut archive = archive::Archive::new(decompress(reader)?, file);
+        unpack::unpack(&mut archive, &tree, &new.join(REPLACED))?;
+        let summary = archive.finish()?;
+        if let Some(wanted) = wanted
+            && wanted != summary.digest
+        {
+            return Err(Error::Invalid(format!(
+                "this is not the layer {wanted}: its digest is {}",
+                summary.digest
+            )));
+        }
+        let size = new.join(SIZE);
+        std::fs::write(&size, summary.size.to_string())
+            .map_err(|e| Error::io(at("write", &size), e))?;
+        // Whole on the disk before it has its name.
+        rustix::fs::syncfs(&summary.record).map_err(|e| Error::io(at("sync", new), e))?;
+        let to = self.layers_dir.join(hex(&summary.digest)?);
+        let mut state = self.lock();
+        if !to.is_dir() {
+            std::fs::rename(new, &to).map_err(|e| Error::io(at("move a layer to", &to), e))?;
+            sync_folder(&self.layers_dir)?;
+        }
+        state.fresh.insert(summary.digest.clone());
+        Ok(Layer {
+            digest: summary.digest,
+            size: summary.size,
+        })
+    }
+
+    fn put_single(
+        &self,
+        reference: ImageReference,
+        config: ImageConfig,
+        layer: &Layer,
+        now: Timestamp,
+        builtin: bool,
+    ) -> Result<Image> {
+        let layers = vec![layer.digest.clone()];
+        let image = Image {
+            reference,
+            digest: image_digest(&layers, &config),
+            layers,
+            size: layer.size,
+            config,
+            created_at: now,
+            builtin,
+        };
+        self.put_image(image.clone())?;
+        Ok(image)
+    }
+
+    fn put_image(&self, image: Image) -> Result<()> {
+        if image.layers.is_empty() {
+            return Err(Error::Invalid(format!(
+                "the image {} has no layers",
+                image.reference
+            )));
+        }
+        let digest = image_digest(&image.layers, &image.config);
+        if digest != image.digest {
+            return Err(Error::Invalid(format!(
+                "the image {} has the digest {digest}, not {}",
+                image.reference, image.digest
+            )));
+        }
+        let mut state = self.lock();
+        for layer in &image.layers {
+            self.find(layer)
+                .map_err(|e| Error::NotFound(format!("the image {}: {e}", image.reference)))?;
+        }
+        let path = self.image_path(&image.reference);
+        let json = serde_json::to_vec_pretty(&image)
+            .map_err(|e| Error::Internal(format!("cannot write the image {}: {e}", digest)))?;
+        let new = self.images_dir.join(format!(
+            "{NEW}{}",
+            self.next.fetch_add(1, Ordering::Relaxed)
+        ));
+        let written = write_synced(&new, &json).and_then(|()| std::fs::rename(&new, &path));
+        if let Err(e) = written {
+            let _ = std::fs::remove_file(&new);
+            return Err(Error::io(format!("write {}", path.display()), e));
+        }
+        sync_folder(&self.images_dir)?;
+        for layer in &image.layers {
+            state.fresh.remove(layer);
+        }
+        state.images.insert(image.reference.clone(), image);
+        Ok(())
+    }
+}
+
+/// The digest of an image: that of the JSON of its layers and its configuration, in this form.
+#[must_use]
+pub fn image_digest(layers: &[String], config: &ImageConfig) -> String {
+    #[derive(serde::Serialize)]
+    struct Manifest<'a> {
+        layers: &'a [String],
+        config: &'a ImageConfig,
+    }
+    // Plain strings: this cannot fail, and what it would give then is no image's digest.
+    let json = serde_json::to_vec(&Manifest { layers, config }).unwrap_or_default();
+    archive::digest_of(Sha256::new_with_prefix(json))
+}
+
+/// `reader`, without gzip's compression if it has that.
+fn decompress<'a>(reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let start = reader
+        .fill_buf()
+        .map_err(|e| Error::Invalid(format!("the archive cannot be read: {e}")))?;
+    // A stream's first piece may be a single byte; that the second one is missed is no harm: no tar archive has this as
+    // its first either.
+    if start.starts_with(&[0x1f]) {
+        Ok(Box::new(MultiGzDecoder::new(reader)))
+    } else {
+        Ok(Box::new(reader))
+    }
+}
+
+/// The name of a digest's folder.
+fn hex(digest: &str) -> Result<&str> {
+    digest
+        .strip_prefix("sha256:")
+        .filter(|hex| {
+            hex.len() == 64
+                && hex
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })
+        .ok_or_else(|| {
+            Error::Invalid(format!(
+                "\"{digest}\" is not a digest: expected sha256: and 64 digits 0-9 a-f"
+            ))
+        })
+}
+
+fn is_new(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().starts_with(NEW)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    std::fs::read_dir(dir)
+        .map_err(reading)?
+        .map(|entry| entry.map(|e| e.path()).map_err(reading))
+        .collect()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let outcome = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    outcome.map_err(|e| Error::io(format!("remove {}", path.display()), e))
+}
+
+fn read_image(path: &Path) -> Result<Image> {
+    let reading = |e: std::io::Error| Error::io(format!("read {}", path.display()), e);
+    let json = std::fs::read(path).map_err(reading)?;
+    serde_json::from_slice(&json).map_err(|e| reading(e.into()))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| Error::io(format!("sync {}", path.display()), e))
+}

@@ -1,1 +1,0 @@
-//! A task's OCI runtime spec. Pure; must not know of files.

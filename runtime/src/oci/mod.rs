@@ -1,0 +1,297 @@
+//! A task's OCI runtime spec: the task, its image's configuration and what the host decides in, a spec out. Pure:
+//! files are read and written by `host`.
+
+mod defaults;
+mod signal;
+#[cfg(test)]
+mod tests;
+mod user;
+
+use crate::{Error, Result};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use swarm_api::backend::ExecSpec;
+use swarm_api::model::{ImageConfig, Mount, MountSource, NetworkMode, Resources, Task, TaskSpec};
+
+pub use signal::{name_of_signal, parse_signal};
+pub use user::{Accounts, User};
+
+/// What a task's spec is made of.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The task.
+    pub task: &'a Task,
+    /// Its image's configuration.
+    pub image: &'a ImageConfig,
+    /// `NAME=value` from the host: after the image's, before the task's own.
+    pub env: &'a [String],
+    /// The image's users and groups.
+    pub accounts: &'a Accounts,
+    /// The container's cgroup, relative to the hierarchy's root.
+    pub cgroup: &'a str,
+    /// A folder with the files `resolv.conf`, `hosts` and `hostname` for the container.
+    pub files: &'a Path,
+    /// The folder of the named volumes.
+    pub volumes: &'a Path,
+    /// The system calls that are allowed.
+    pub seccomp: LinuxSeccomp,
+}
+
+/// The folder of a named volume below the folder of them all.
+#[must_use]
+pub fn volume_path(volumes: &Path, name: &str) -> PathBuf {
+    volumes.join(name)
+}
+
+/// The task's host name: what it asks for, or its name with `-` for `.`.
+#[must_use]
+pub fn hostname(task: &Task) -> String {
+    match &task.spec.hostname {
+        Some(name) => name.clone(),
+        None => task.name.replace('.', "-"),
+    }
+}
+
+/// The signal that stops a task: its own, its image's, or SIGTERM.
+///
+/// # Errors
+/// [`Error::Invalid`] where the name is none of a signal.
+pub fn stop_signal(task: &TaskSpec, image: &ImageConfig) -> Result<i32> {
+    match task.stop_signal.as_ref().or(image.stop_signal.as_ref()) {
+        Some(name) => parse_signal(name),
+        None => Ok(libc::SIGTERM),
+    }
+}
+
+/// The spec of a task's container.
+///
+/// # Errors
+/// [`Error::Invalid`] where the task and the image together make no process, or name a user that the image has not.
+pub fn spec(order: &Order<'_>) -> Result<Spec> {
+    let (task, wanted) = (order.task, &order.task.spec);
+    let mut linux = json!({
+        "cgroupsPath": order.cgroup,
+        "resources": resources(&wanted.resources),
+        "namespaces": namespaces(wanted),
+        "maskedPaths": defaults::MASKED_PATHS,
+        "readonlyPaths": defaults::READ_ONLY_PATHS,
+        "seccomp": order.seccomp,
+    });
+    if wanted.user_namespace {
+        let ids = json!([{
+            "containerID": 0,
+            "hostID": defaults::mapped_to(task.id.as_str()),
+            "size": defaults::MAPPED,
+        }]);
+        linux["uidMappings"] = ids.clone();
+        linux["gidMappings"] = ids;
+    }
+    if wanted.network != NetworkMode::Host {
+        // As Docker: its own network is the container's to use.
+        linux["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "0" });
+    }
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "hostname": hostname(task),
+        "root": { "path": "rootfs", "readonly": wanted.read_only },
+        "process": process(order)?,
+        "mounts": mounts(order),
+        "linux": linux,
+    });
+    serde_json::from_value(spec)
+        .map_err(|e| Error::Internal(format!("the spec of task {} is malformed: {e}", task.name)))
+}
+
+/// The spec of a further process in the container of `of`, whose first process is `first`.
+///
+/// # Errors
+/// As [`spec`].
+pub fn exec(first: &Process, accounts: &Accounts, exec: &ExecSpec) -> Result<Process> {
+    if exec.args.is_empty() {
+        return Err(Error::Invalid(
+            "there is no program to execute; give one and its arguments".into(),
+        ));
+    }
+    let mut process = first.clone();
+    let mut env: Vec<String> = first.env().clone().unwrap_or_default();
+    if let Some(name) = &exec.user {
+        let user = accounts.find(name)?;
+        env.retain(|e| !e.starts_with("HOME="));
+        env.push(format!("HOME={}", user.home));
+        process.set_user(user_value(&user)?);
+    }
+    if exec.tty && !has(&env, "TERM") {
+        env.push("TERM=xterm".into());
+    }
+    process.set_env(Some(merged([&env[..], &exec.env])));
+    process.set_args(Some(exec.args.clone()));
+    process.set_terminal(Some(exec.tty));
+    if let Some(folder) = &exec.working_dir {
+        process.set_cwd(absolute(folder)?.into());
+    }
+    Ok(process)
+}
+
+fn process(order: &Order<'_>) -> Result<Value> {
+    let (wanted, image) = (&order.task.spec, order.image);
+    let mut args = wanted
+        .entrypoint
+        .clone()
+        .unwrap_or_else(|| image.entrypoint.clone());
+    if !wanted.args.is_empty() {
+        args.extend(wanted.args.iter().cloned());
+    } else if wanted.entrypoint.is_none() {
+        args.extend(image.command.iter().cloned());
+    }
+    if args.is_empty() {
+        return Err(Error::Invalid(format!(
+            "the image {} names no program to run; give one and its arguments after the image",
+            wanted.image
+        )));
+    }
+    if let Some(bad) = args.iter().find(|a| a.contains('\0')) {
+        return Err(Error::Invalid(format!(
+            "the argument {bad:?} has a zero byte in it"
+        )));
+    }
+    let name = wanted.user.as_deref().unwrap_or(&image.user);
+    let user = order.accounts.find(name)?;
+    let cwd = match wanted.working_dir.as_deref().unwrap_or(&image.working_dir) {
+        "" => "/",
+        folder => absolute(folder)?,
+    };
+    let mut first = vec![
+        format!("PATH={}", defaults::PATH),
+        format!("HOSTNAME={}", hostname(order.task)),
+        format!("HOME={}", user.home),
+    ];
+    if wanted.tty {
+        first.push("TERM=xterm".into());
+    }
+    Ok(json!({
+        "terminal": wanted.tty,
+        "user": user_value(&user)?,
+        "args": args,
+        "env": merged([&first[..], &image.env, order.env, &wanted.env]),
+        "cwd": cwd,
+        "noNewPrivileges": true,
+        "capabilities": {
+            "bounding": defaults::CAPABILITIES,
+            "effective": defaults::CAPABILITIES,
+            "permitted": defaults::CAPABILITIES,
+        },
+        "rlimits": [{
+            "type": "RLIMIT_NOFILE",
+            "soft": defaults::OPEN_FILES.0,
+            "hard": defaults::OPEN_FILES.1,
+        }],
+    }))
+}
+
+fn user_value(user: &User) -> Result<oci_spec::runtime::User> {
+    let value = json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.groups });
+    serde_json::from_value(value).map_err(|e| Error::Internal(format!("a user is malformed: {e}")))
+}
+
+fn absolute(folder: &str) -> Result<&str> {
+    if folder.starts_with('/') {
+        Ok(folder)
+    } else {
+        Err(Error::Invalid(format!(
+            "the working directory \"{folder}\" is not an absolute path; start it with /"
+        )))
+    }
+}
+
+fn has(env: &[String], name: &str) -> bool {
+    env.iter()
+        .any(|e| e.split_once('=').is_some_and(|(n, _)| n == name))
+}
+
+/// One environment: what comes later wins, in the place of what it replaces.
+fn merged<const N: usize>(parts: [&[String]; N]) -> Vec<String> {
+    let mut env: Vec<String> = Vec::new();
+    for one in parts.into_iter().flatten() {
+        let name = one.split_once('=').map_or(one.as_str(), |(name, _)| name);
+        match env
+            .iter_mut()
+            .find(|e| e.split_once('=').is_some_and(|(n, _)| n == name))
+        {
+            Some(there) => there.clone_from(one),
+            None => env.push(one.clone()),
+        }
+    }
+    env
+}
+
+fn mounts(order: &Order<'_>) -> Vec<Value> {
+    let mut mounts = defaults::mounts();
+    for name in ["resolv.conf", "hosts", "hostname"] {
+        mounts.push(json!({
+            "destination": format!("/etc/{name}"),
+            "type": "bind",
+            "source": order.files.join(name),
+            "options": ["bind", "rprivate", "nosuid", "nodev", "noexec"],
+        }));
+    }
+    let mut own: Vec<&Mount> = order.task.spec.mounts.iter().collect();
+    // What is mounted within another mount comes after it.
+    own.sort_by_key(|m| m.target.matches('/').count());
+    for mount in own {
+        let mode = if mount.read_only { "ro" } else { "rw" };
+        // Replaces a default of the same place.
+        mounts.retain(|m| m["destination"] != mount.target.as_str());
+        mounts.push(match &mount.source {
+            MountSource::Tmpfs => json!({
+                "destination": mount.target,
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "nodev", "noexec", "mode=1777", mode],
+            }),
+            MountSource::Bind(path) => bind(Path::new(path), mount, mode),
+            MountSource::Volume(name) => bind(&volume_path(order.volumes, name), mount, mode),
+        });
+    }
+    mounts
+}
+
+fn bind(source: &Path, mount: &Mount, mode: &str) -> Value {
+    json!({
+        "destination": mount.target,
+        "type": "bind",
+        "source": source,
+        "options": ["rbind", "rprivate", mode],
+    })
+}
+
+fn namespaces(task: &TaskSpec) -> Vec<Value> {
+    let mut wanted = vec!["pid", "ipc", "uts", "mount", "cgroup"];
+    if task.network != NetworkMode::Host {
+        wanted.push("network");
+    }
+    if task.user_namespace {
+        wanted.push("user");
+    }
+    wanted.iter().map(|kind| json!({ "type": kind })).collect()
+}
+
+fn resources(limits: &Resources) -> Value {
+    const PERIOD: u64 = 100_000;
+    let mut value = json!({ "devices": defaults::devices() });
+    if let Some(memory) = limits.memory {
+        let memory = i64::try_from(memory).unwrap_or(i64::MAX);
+        // Memory and swap together: no swap beyond the limit.
+        value["memory"] = json!({ "limit": memory, "swap": memory });
+    }
+    if let Some(cpus) = limits.cpus {
+        let quota = u128::from(cpus.0) * u128::from(PERIOD) / 1_000_000_000;
+        // The kernel takes no quota below a millisecond.
+        let quota = i64::try_from(quota).unwrap_or(i64::MAX).max(1000);
+        value["cpu"] = json!({ "quota": quota, "period": PERIOD });
+    }
+    if let Some(pids) = limits.pids {
+        value["pids"] = json!({ "limit": pids });
+    }
+    value
+}
