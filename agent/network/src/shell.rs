@@ -138,6 +138,17 @@ impl Network {
             .await
     }
 
+    /// The MTU in bytes of an interface of this host, such as the underlay's.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if there is no such interface.
+    pub async fn mtu(&self, interface: &str) -> Result<u32> {
+        let name = interface.to_owned();
+        self.connector
+            .call(move |route| observe::mtu(route, &name))
+            .await
+    }
+
     /// Removes everything of ours, containers' interfaces included, and nothing else. Forwarding stays enabled.
     ///
     /// # Errors

@@ -1,1 +1,172 @@
-//! In the making.
+//! What every member does from its replica: runs the tasks that are placed on it, tells what becomes of them, and
+//! keeps images, networks and names as the replica has them.
+//!
+//! The shells here are thin; what is to be done is decided in pure functions, most of them in `swarm_cluster`. It must
+//! not know who leads, and asks a peer for nothing but layers of images.
+
+mod capacity;
+mod clock;
+mod dns;
+mod images;
+mod lanes;
+mod local;
+mod networks;
+mod reconcile;
+mod report;
+#[cfg(test)]
+mod tests;
+mod warnings;
+
+pub use capacity::capacity;
+pub use warnings::Warnings;
+
+use dns::Dns;
+use futures_util::future::join_all;
+use images::Images;
+use local::Local;
+use networks::Networks;
+use reconcile::{Reconciler, remove_task};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use swarm_api::Result;
+use swarm_api::model::Task;
+use swarm_member::Member;
+use swarm_runtime::host::Host;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The longest that a task may take to stop when its host leaves the cluster.
+const LAST_STOP: Duration = Duration::from_secs(10);
+
+/// What a node is started with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where programs of the host resolve the cluster's names.
+    pub dns_listen: SocketAddr,
+    /// Whether it was asked for, so that a failure to listen there is an error and not a warning.
+    pub dns_required: bool,
+    /// The address that other nodes reach this host at.
+    pub underlay: IpAddr,
+}
+
+/// What this host does for its cluster, until [`Node::stop`].
+pub struct Node {
+    local: Arc<Local>,
+    networks: Arc<Networks>,
+    warnings: Warnings,
+    stop: CancellationToken,
+    /// Everything but name resolution, which is to be there for as long as a task is.
+    loops: Mutex<JoinSet<()>>,
+    names: Mutex<JoinSet<()>>,
+    stop_names: CancellationToken,
+}
+
+impl Node {
+    /// Starts everything that follows the replica of `member`.
+    ///
+    /// # Errors
+    /// When an address for DNS that was asked for cannot be listened at.
+    pub async fn start(member: Member, host: Arc<Host>, config: NodeConfig) -> Result<Self> {
+        let warnings = Warnings::default();
+        let local = Arc::new(Local::new(Arc::clone(&host)));
+        let networks = Arc::new(Networks::new(
+            member.clone(),
+            Arc::clone(&local),
+            config.underlay,
+            warnings.clone(),
+        ));
+        let (dns, bound) = Dns::start(
+            member.clone(),
+            Arc::clone(&networks),
+            warnings.clone(),
+            config.dns_listen,
+            config.dns_required,
+        )
+        .await?;
+        let images = Arc::new(Images::new(member.clone(), host));
+        let reconciler = Arc::new(Reconciler::new(
+            member.clone(),
+            Arc::clone(&local),
+            Arc::clone(&images),
+            Arc::clone(&networks),
+        ));
+
+        let (stop, stop_names) = (CancellationToken::new(), CancellationToken::new());
+        let mut loops = JoinSet::new();
+        let mut names = JoinSet::new();
+        loops.spawn(reconciler.run(stop.clone()));
+        loops.spawn({
+            let (local, stop) = (Arc::clone(&local), stop.clone());
+            async move { report::run(member, &local, stop).await }
+        });
+        loops.spawn({
+            let (local, stop) = (Arc::clone(&local), stop.clone());
+            async move { images.keep(&local, stop).await }
+        });
+        loops.spawn({
+            let (networks, stop) = (Arc::clone(&networks), stop.clone());
+            async move { networks.run(stop).await }
+        });
+        names.spawn({
+            let stop = stop_names.clone();
+            async move { dns.run(bound, stop).await }
+        });
+        Ok(Self {
+            local,
+            networks,
+            warnings,
+            stop,
+            loops: Mutex::new(loops),
+            names: Mutex::new(names),
+            stop_names,
+        })
+    }
+
+    /// What is wrong with this node at present; a handle that stays up to date.
+    #[must_use]
+    pub fn warnings(&self) -> Warnings {
+        self.warnings.clone()
+    }
+
+    /// Ends following the replica. Containers and networks stay as they are; with `leave`, all tasks of the cluster
+    /// are stopped and removed, and so is everything of its networks.
+    pub async fn stop(&self, leave: bool) {
+        self.stop.cancel();
+        ended(&self.loops).await;
+        if leave {
+            let tasks = self.local.tasks();
+            join_all(tasks.iter().map(|task| self.take_away(task))).await;
+        }
+        self.stop_names.cancel();
+        ended(&self.names).await;
+        if leave {
+            self.networks.teardown().await;
+        }
+    }
+
+    async fn take_away(&self, task: &Task) {
+        if !task.status.state.is_final() && self.local.host_has(&task.id) {
+            let timeout = task.spec.stop_timeout().min(LAST_STOP);
+            // What is not stopped is killed when it is removed.
+            if let Err(why) = self.local.host.stop_task(&task.id, timeout).await {
+                tracing::debug!(task = task.name, %why, "a task was not stopped before its removal");
+            }
+        }
+        if let Err(why) = remove_task(&self.local, &self.networks, &task.id).await {
+            tracing::warn!(task = task.name, %why, "something of a task stays on this host");
+        }
+    }
+}
+
+/// Waits until all of them have ended.
+async fn ended(loops: &Mutex<JoinSet<()>>) {
+    let mut loops = std::mem::take(&mut *loops.lock().unwrap_or_else(PoisonError::into_inner));
+    while loops.join_next().await.is_some() {}
+}
+
+/// Whether the replica says anything: one that is empty, because nobody has been heard from yet, asks for nothing.
+/// One without this host in it does: the host was taken out of the cluster, and with it its tasks.
+fn is_filled(member: &Member) -> bool {
+    !member.state().cluster.is_empty()
+}

@@ -10,7 +10,7 @@ use super::socket::Netlink;
 use super::sysctl;
 use super::wire::{Attrs, Message, attr, text, u16_at, u32_at};
 use super::{apply, nft};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{BRIDGE_PREFIX, Mac, VETH_PREFIX, VXLAN_PREFIX, is_ours};
 use crate::state::{Bridge, KernelState, Port, PortFlags, Veth, Vxlan};
 
@@ -30,6 +30,24 @@ pub(crate) fn observe(route: &mut Netlink, netfilter: &mut Netlink) -> Result<Ke
     }
     forwarding(route, &names, &mut state)?;
     Ok(state)
+}
+
+/// The MTU of any interface.
+pub(crate) fn mtu(route: &mut Netlink, interface: &str) -> Result<u32> {
+    let doing = || format!("find the MTU of interface {interface}");
+    let answer = route.execute(&[apply::get_link(interface)])?.pop();
+    let link = match answer {
+        Some(Ok(link)) => link,
+        Some(Err(refusal)) => return Err(refusal.into_error(doing())),
+        None => Vec::new(),
+    };
+    let mtu = link.get(16..).and_then(|attrs| attr(attrs, IFLA_MTU));
+    mtu.and_then(|mtu| u32_at(mtu, 0))
+        .ok_or_else(|| Error::Kernel {
+            doing: doing(),
+            source: std::io::Error::from_raw_os_error(libc::ENODEV),
+            detail: None,
+        })
 }
 
 /// Finds our interfaces; returns the names of all, by index.

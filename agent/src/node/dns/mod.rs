@@ -1,0 +1,258 @@
+//! Names on this node: the catalogue is kept as the replica has it, and asked for at the host's own address and at
+//! the gateway of every network that is in use here. What is in the catalogue follows from the state alone.
+
+mod catalogue;
+pub(super) mod task;
+
+use super::clock::Backoff;
+use super::networks::Networks;
+use super::warnings::Warnings;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_api::{Error, Result};
+use swarm_discovery::catalogue::{Catalogue, CatalogueCell, Contents};
+use swarm_discovery::dns::{DnsConfig, DnsServer, ListenerId, Viewpoint, parse_resolv_conf};
+use swarm_member::Member;
+use tokio_util::sync::CancellationToken;
+
+/// Where the host says whom it asks (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const PORT: u16 = 53;
+/// How often it is looked at whether the replica has fallen behind.
+const FRESHNESS: Duration = Duration::from_secs(1);
+/// How often the host's resolvers are read again.
+const RESOLVERS: Duration = Duration::from_secs(30);
+/// A replica of which it has not been known for so long that it is up to date is stale.
+const STALE: Duration = Duration::from_secs(5);
+
+/// This node's DNS server.
+pub(super) struct Dns {
+    server: DnsServer,
+    cell: Arc<CatalogueCell>,
+    member: Member,
+    networks: Arc<Networks>,
+    warnings: Warnings,
+    listen: SocketAddr,
+}
+
+impl Dns {
+    /// Listens at the host's own address. A failure is an error if `required`, else a warning and tried again.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, and that was asked for.
+    pub(super) async fn start(
+        member: Member,
+        networks: Arc<Networks>,
+        warnings: Warnings,
+        listen: SocketAddr,
+        required: bool,
+    ) -> Result<(Self, bool)> {
+        let cell = Arc::new(CatalogueCell::default());
+        let internal = |why: swarm_discovery::DiscoveryError| Error::Internal(why.to_string());
+        let server = DnsServer::start(DnsConfig::default(), Arc::clone(&cell)).map_err(internal)?;
+        let dns = Self {
+            server,
+            cell,
+            member,
+            networks,
+            warnings,
+            listen,
+        };
+        let bound = dns.listen_for_the_host().await;
+        dns.read_resolvers(bound.is_ok());
+        match bound {
+            Err(why) if required => Err(Error::Conflict(format!(
+                "{why}; give another address with --dns-listen, or end what listens there"
+            ))),
+            bound => Ok((dns, bound.is_ok())),
+        }
+    }
+
+    /// Serves until `stop`, then closes all sockets. `bound` says whether the host's own address is listened on.
+    pub(super) async fn run(&self, mut bound: bool, stop: CancellationToken) {
+        let mut applied = self.member.watch_applied();
+        let mut ready = self.networks.ready();
+        let mut freshness = tokio::time::interval(FRESHNESS);
+        let mut resolvers = tokio::time::interval(RESOLVERS);
+        let mut listeners: BTreeMap<String, Listener> = BTreeMap::new();
+        let mut served = Contents::default();
+        let mut seen = None;
+        let mut backoff = Backoff::new(Duration::from_millis(200), RESOLVERS);
+        let mut retry = None;
+        // What was published before we began to follow counts as well.
+        ready.mark_changed();
+        loop {
+            let index = *applied.borrow_and_update();
+            let now = (index, self.is_stale());
+            if seen != Some(now) {
+                self.serve(&mut served, now.1);
+                seen = Some(now);
+            }
+            let look = ready.has_changed().unwrap_or(false);
+            if look || retry.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                let wanted = ready.borrow_and_update().clone();
+                let gateways = wanted
+                    .iter()
+                    .filter(|_| !(bound && self.listens_everywhere()))
+                    .map(|(name, spec)| (name.clone(), IpAddr::V4(spec.gateway)));
+                retry = if self.listen_at(&mut listeners, gateways.collect()).await {
+                    backoff.reset();
+                    None
+                } else {
+                    Some(tokio::time::Instant::now() + backoff.delay())
+                };
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = applied.changed() => if changed.is_err() { break },
+                changed = ready.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    ready.mark_changed();
+                }
+                _ = freshness.tick() => {}
+                _ = resolvers.tick() => {
+                    if !bound {
+                        bound = self.listen_for_the_host().await.is_ok();
+                    }
+                    self.read_resolvers(bound);
+                }
+            }
+        }
+        self.server.shutdown().await;
+    }
+
+    /// Whether the host's own sockets take what is sent to the gateways, too; no others could be bound beside them.
+    fn listens_everywhere(&self) -> bool {
+        self.listen.ip().is_unspecified() && self.listen.port() == PORT
+    }
+
+    fn is_stale(&self) -> bool {
+        let status = self.member.status();
+        !status.has_quorum || status.staleness.is_some_and(|age| age > STALE)
+    }
+
+    /// Puts what the replica says into the catalogue, if it says something new.
+    fn serve(&self, served: &mut Contents, stale: bool) {
+        let now = catalogue::contents(&self.member.state(), stale);
+        let same = Contents {
+            index: now.index,
+            ..served.clone()
+        } == now;
+        if !same {
+            self.cell.store(Catalogue::new(now.clone()));
+            *served = now;
+        }
+    }
+
+    async fn listen_for_the_host(&self) -> std::result::Result<(), String> {
+        let bound = self.server.bind(self.listen, Viewpoint::host()).await;
+        let bound = bound.map(drop).map_err(|why| why.to_string());
+        let line = bound.as_ref().err().map(|why| {
+            format!("names of the cluster cannot be resolved by programs of this host: {why}")
+        });
+        self.warnings.set("dns", line);
+        bound
+    }
+
+    /// Whom the host asks for other names: they are whom we ask, and whom tasks in the host's network ask.
+    fn read_resolvers(&self, bound: bool) {
+        let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let upstreams = upstreams(&text, self.listen);
+        self.networks
+            .set_host_resolver(if bound && self.listen.port() == PORT {
+                vec![self.reached_at()]
+            } else {
+                upstreams.clone()
+            });
+        self.server.set_upstreams(upstreams);
+    }
+
+    /// Where a program of this host reaches us.
+    fn reached_at(&self) -> SocketAddr {
+        let mut at = self.listen;
+        if at.ip().is_unspecified() {
+            at.set_ip(IpAddr::from([127, 0, 0, 1]));
+        }
+        at
+    }
+
+    /// Listens at these gateways and at no others; false if one cannot be listened at now.
+    async fn listen_at(
+        &self,
+        listeners: &mut BTreeMap<String, Listener>,
+        gateways: BTreeMap<String, IpAddr>,
+    ) -> bool {
+        let stale: Vec<String> = listeners
+            .iter()
+            .filter(|(name, listener)| gateways.get(*name) != Some(&listener.gateway))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in stale {
+            if let Some(listener) = listeners.remove(&name) {
+                self.server.remove(listener.id).await;
+                self.warnings.set(&format!("dns {name}"), None);
+            }
+        }
+        let mut all = true;
+        for (name, gateway) in gateways {
+            if listeners.contains_key(&name) {
+                continue;
+            }
+            let at = SocketAddr::new(gateway, PORT);
+            let line = match self.server.bind(at, Viewpoint::network(&name)).await {
+                Ok((id, _)) => {
+                    listeners.insert(name.clone(), Listener { gateway, id });
+                    None
+                }
+                Err(why) => {
+                    all = false;
+                    Some(format!(
+                        "tasks of network {name} on this node cannot resolve names: {why}"
+                    ))
+                }
+            };
+            self.warnings.set(&format!("dns {name}"), line);
+        }
+        all
+    }
+}
+
+/// One network's socket pair.
+struct Listener {
+    gateway: IpAddr,
+    id: ListenerId,
+}
+
+/// The resolvers of a `resolv.conf`, without ourselves: a socket at all addresses answers at every loopback one.
+fn upstreams(resolv_conf: &str, listen: SocketAddr) -> Vec<SocketAddr> {
+    let own = |server: &SocketAddr| {
+        *server == listen
+            || (listen.ip().is_unspecified()
+                && server.port() == listen.port()
+                && server.ip().is_loopback())
+    };
+    let mut all = parse_resolv_conf(resolv_conf);
+    all.retain(|server| !own(server));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_never_ask_ourselves() {
+        let text = "nameserver 127.0.0.1\nnameserver 192.0.2.53\noptions ndots:1\n";
+        let asked = |listen: &str| -> Vec<String> {
+            let all = upstreams(text, listen.parse().unwrap());
+            all.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(asked("127.0.0.1:53"), ["192.0.2.53:53"]);
+        assert_eq!(asked("0.0.0.0:53"), ["192.0.2.53:53"]);
+        assert_eq!(asked("192.0.2.1:53"), ["127.0.0.1:53", "192.0.2.53:53"]);
+    }
+}
