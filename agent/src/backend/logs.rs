@@ -6,7 +6,7 @@ use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{StreamExt, stream};
 use std::collections::BTreeSet;
 use swarm_api::backend::{LogOptions, LogRecord};
-use swarm_api::model::{Id, NodeId, Task, TaskState};
+use swarm_api::model::{Id, NodeHealth, NodeId, Task, TaskState};
 use swarm_api::{BoxStream, Error, Result};
 use swarm_cluster::{PlanItem, State, orchestrator};
 use tokio::sync::mpsc;
@@ -55,9 +55,22 @@ impl Cluster {
     }
 
     async fn open(&self, source: Source, options: LogOptions) -> Result<Records> {
+        // Nobody waits for an answer that cannot come.
+        let down = self.down_node(source.node);
+        if let Some(name) = down {
+            return Err(Error::Unavailable(format!(
+                "node {name} is down, and what was logged there cannot be read until it is back"
+            )));
+        }
         let on = self.backend_of(source.node).await?;
         on.open(on.backend.logs(source.task.to_string(), options))
             .await
+    }
+
+    fn down_node(&self, node: NodeId) -> Option<String> {
+        let state = self.member.state();
+        let node = state.nodes.get(&node)?;
+        (node.health == NodeHealth::Down).then(|| node.name.clone())
     }
 
     /// Sends what the tasks of `target` log until all of them have ended for good. A task that appears later is

@@ -38,16 +38,19 @@ impl Cluster {
     async fn round(&self, wanted: &Wanted) -> Result<Vec<Stats>> {
         let by_node = running(&self.member.state(), wanted);
         let answers = by_node.into_iter().map(|(node, tasks)| async move {
-            tokio::time::timeout(ANSWER, self.of_node(node, &tasks))
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Error::Unavailable(format!(
-                        "a node did not answer within {} s",
-                        ANSWER.as_secs()
-                    )))
-                })
+            let answer = tokio::time::timeout(ANSWER, self.of_node(node, &tasks)).await;
+            answer.unwrap_or_else(|_| Err(self.silent(node)))
         });
         collect(join_all(answers).await)
+    }
+
+    fn silent(&self, node: NodeId) -> Error {
+        let state = self.member.state();
+        let name = state.nodes.get(&node).map_or("", |n| &n.name);
+        Error::Unavailable(format!(
+            "node {name} cannot be reached: it did not answer within {} s",
+            ANSWER.as_secs()
+        ))
     }
 
     async fn of_node(&self, node: NodeId, tasks: &BTreeSet<Id>) -> Result<Vec<Stats>> {

@@ -171,7 +171,8 @@ async fn attaching_waits_for_a_task_that_is_to_come() {
     assert!(matches!(output[1], Output::Exit(exit) if exit.code == 0));
     assert_eq!(world.host.calls(), [format!("attach {}", task.id)]);
     let input = stream::empty().boxed();
-    (world.cluster.exec("web", ExecSpec::default(), input).await).unwrap();
+    let exec = world.cluster.exec("web", ExecSpec::default(), input);
+    drop(exec.await.unwrap());
     assert_eq!(world.host.calls()[1], format!("exec {}", task.id));
     assert!(world.solo.end().await);
 }

@@ -3,40 +3,52 @@
 use super::pace::{Backoff, Repeats};
 use super::sightings::Sightings;
 use super::{SAFETY, propose};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use swarm_api::model::NodeId;
 use swarm_cluster::{Change, liveness};
-use swarm_member::Member;
+use swarm_member::{Member, MemberStatus};
 use tokio::time::Instant;
 
+/// When to look again where gossip and Raft say the contrary of each other.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// Never returns while the member lives.
-pub(super) async fn run(member: &Member, sightings: &mut Sightings) {
+pub(super) async fn run(member: &Member) {
     let mut members = member.membership().watch();
     let mut applied = member.watch_applied();
+    // Of this time of leading only: who was not seen an hour ago may have come back and gone since.
+    let mut sightings = Sightings::default();
     let mut repeats: Repeats<Vec<Change>> = Repeats::default();
     let mut backoff = Backoff::default();
     loop {
         let seen = members.borrow_and_update().clone();
         applied.borrow_and_update();
         let now = Instant::now();
-        let (changes, due) = {
+        let (mut changes, mut due) = {
             let state = member.state();
             let nodes = state.nodes.keys().copied().collect();
             let seen = sightings.judge(&nodes, &seen, member.id(), now);
-            (liveness::changes(&state, &seen.alive), seen.due)
+            if is_contradicted(&member.status(), &seen.alive) {
+                (Vec::new(), Some(now + DOUBT))
+            } else {
+                (liveness::changes(&state, &seen.alive), seen.due)
+            }
         };
         if changes.is_empty() {
             repeats.settle();
-            let due = due.map_or(now + SAFETY, |due| due.min(now + SAFETY));
+            let due = *due.get_or_insert(now + SAFETY);
             tokio::select! {
                 changed = members.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(due.min(now + SAFETY)) => {}
             }
             continue;
         }
         if let Some(delay) = repeats.delay(changes.clone()) {
             tokio::time::sleep(delay).await;
         }
-        for change in changes {
+        for change in changes.drain(..) {
             if let Err(why) = propose(member, change.clone()).await {
                 tracing::warn!(%why, ?change, "cannot record what gossip says of a node; trying again");
                 tokio::time::sleep(backoff.next()).await;
@@ -45,5 +57,37 @@ pub(super) async fn run(member: &Member, sightings: &mut Sightings) {
             tracing::info!(?change, "recorded what gossip says of a node");
             backoff.reset();
         }
+    }
+}
+
+/// Whether gossip says that so many voters are dead as cannot be while a quorum of them answers this node: then it is
+/// this node's gossip that is cut off, and nobody is to be fenced for it.
+fn is_contradicted(status: &MemberStatus, alive: &BTreeMap<NodeId, bool>) -> bool {
+    let dead = |voter: &&NodeId| alive.get(voter) == Some(&false);
+    let dead = status.voters.iter().filter(dead).count();
+    status.has_quorum && dead * 2 >= status.voters.len() && dead > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contradicted(voters: u64, dead: u64) -> bool {
+        let status = MemberStatus {
+            voters: (1..=voters).map(NodeId).collect(),
+            has_quorum: true,
+            ..MemberStatus::default()
+        };
+        let alive = (1..=voters + 1).map(|id| (NodeId(id), id > dead));
+        is_contradicted(&status, &alive.collect())
+    }
+
+    #[test]
+    fn gossip_is_not_believed_against_a_quorum_that_answers() {
+        assert!(!contradicted(3, 1));
+        assert!(contradicted(3, 2));
+        assert!(!contradicted(5, 2));
+        assert!(contradicted(5, 3));
+        assert!(!contradicted(1, 0));
     }
 }

@@ -14,7 +14,6 @@ pub(crate) mod solo;
 mod tests;
 mod voting;
 
-use sightings::Sightings;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use swarm_api::model::{Read, Timestamp};
 use swarm_api::{Error, Result};
@@ -31,13 +30,12 @@ const SAFETY: Duration = Duration::from_secs(15);
 pub async fn run(member: Member, shutdown: CancellationToken) {
     let me = member.id().0;
     let mut leader = member.watch_leader();
-    let mut sightings = Sightings::default();
     loop {
         let leads = *leader.borrow_and_update() == Some(me);
         if leads {
             info!("this node leads the cluster");
             tokio::select! {
-                () = lead(&member, &mut sightings) => {}
+                () = lead(&member) => {}
                 () = until_lost(&mut leader, me) => info!("this node no longer leads the cluster"),
                 () = shutdown.cancelled() => return,
             }
@@ -54,10 +52,10 @@ pub async fn run(member: Member, shutdown: CancellationToken) {
 }
 
 /// Never returns: it is dropped when leadership is lost.
-async fn lead(member: &Member, sightings: &mut Sightings) {
+async fn lead(member: &Member) {
     caught_up(member).await;
     tokio::join!(
-        liveness::run(member, sightings),
+        liveness::run(member),
         planning::run(member),
         voting::run(member),
     );

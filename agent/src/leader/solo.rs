@@ -153,7 +153,8 @@ pub(crate) fn service(name: &str, replicas: u32, restart: Restart) -> ServiceSpe
     }
 }
 
-fn whoami() -> Image {
+/// An image without layers.
+pub(crate) fn whoami() -> Image {
     Image {
         reference: "whoami".parse().unwrap(),
         digest: format!("sha256:{}", "0".repeat(64)),
