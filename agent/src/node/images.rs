@@ -84,7 +84,9 @@ impl Images {
             self.fetch(&digest, &peers).await?;
         }
         if here.as_ref() != Some(&image) {
-            self.host.put_image(image.clone()).await?;
+            // A layer may have been tidied away between its arrival and now: it is fetched again.
+            let put = self.host.put_image(image.clone()).await;
+            put.map_err(|why| Error::Unavailable(why.to_string()))?;
         }
         Ok(image)
     }
@@ -211,7 +213,7 @@ impl Images {
             }
             match self.host.remove_image(&reference).await {
                 Ok(()) => {
-                    tracing::info!(%reference, "removed an image that the cluster has forgotten")
+                    tracing::info!(%reference, "removed an image that the cluster has forgotten");
                 }
                 Err(Error::Conflict(why)) => {
                     // A task of the host's own uses it.

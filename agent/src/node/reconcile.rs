@@ -3,7 +3,7 @@
 //! by side. A replica that does not change asks for nothing, so a node that is cut off leaves all as it is.
 
 use super::clock::{Backoff, now};
-use super::dns::task::{hosts_of, resolver_of};
+use super::dns::task::resolver_of;
 use super::images::Images;
 use super::lanes::{Lane, Lanes, Work};
 use super::local::Local;
@@ -167,7 +167,7 @@ impl Reconciler {
             .then(|| Arc::clone(&self.networks) as Arc<dyn NetworkAttach>);
         Ok(TaskOrder {
             dns: resolver_of(&task, network.as_ref(), &self.networks.host_resolver()),
-            hosts: hosts_of(&task, self.networks.underlay()),
+            hosts: Vec::new(),
             env: vec![format!("SWARM_NODE={}", task.node_name)],
             network: attach,
             image,

@@ -3,8 +3,9 @@
 
 use super::clock::Backoff;
 use super::local::Local;
+use std::collections::BTreeMap;
 use std::time::Duration;
-use swarm_api::model::{Id, TaskStatus};
+use swarm_api::model::{Id, NodeHealth, TaskStatus};
 use swarm_cluster::{Change, reports};
 use swarm_member::Member;
 use tokio_util::sync::CancellationToken;
@@ -15,20 +16,16 @@ pub(super) async fn run(member: Member, local: &Local, stop: CancellationToken) 
     let mut applied = member.watch_applied();
     let mut leader = member.watch_leader();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-    let mut sent: Vec<(Id, TaskStatus)> = Vec::new();
+    let mut idle = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut refused = Refused::default();
     loop {
         applied.borrow_and_update();
         leader.borrow_and_update();
-        let statuses = differing(&member, local);
+        refused.heed(health(&member));
+        let statuses = refused.without(differing(&member, local));
+        let mut unanswered = false;
         let mut retry = None;
-        if statuses.is_empty() {
-            backoff.reset();
-            sent.clear();
-        } else if statuses == sent {
-            // It was accepted and changed nothing: the cluster knows better, or this node is fenced.
-            retry = Some(backoff.delay());
-            sent.clear();
-        } else {
+        if !statuses.is_empty() {
             let change = Change::Report {
                 node: member.id(),
                 statuses: statuses.clone(),
@@ -39,16 +36,21 @@ pub(super) async fn run(member: Member, local: &Local, stop: CancellationToken) 
             };
             match outcome {
                 Ok(_) => {
-                    sent = statuses;
+                    backoff.reset();
+                    if !refused.note(&statuses, &differing(&member, local)) {
+                        idle.reset();
+                    }
                     continue;
                 }
                 Err(why) => {
                     tracing::debug!(%why, "what was observed is reported later");
+                    unanswered = true;
                     retry = Some(backoff.delay());
                 }
             }
+        } else if !refused.0.is_empty() {
+            retry = Some(idle.delay());
         }
-        let waiting = retry.is_some();
         let rest = async {
             match retry {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -57,11 +59,13 @@ pub(super) async fn run(member: Member, local: &Local, stop: CancellationToken) 
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = rest => {}
+            () = rest => if !unanswered {
+                refused.0.clear();
+            },
             changed = leader.changed() => if changed.is_err() { return },
             // While the cluster does not answer, changes wait for the next attempt.
-            changed = applied.changed(), if !waiting => if changed.is_err() { return },
-            () = changes.next(), if !waiting => {}
+            changed = applied.changed(), if !unanswered => if changed.is_err() { return },
+            () = changes.next(), if !unanswered => {}
         }
     }
 }
@@ -70,4 +74,62 @@ fn differing(member: &Member, local: &Local) -> Vec<(Id, TaskStatus)> {
     let tasks = local.tasks();
     let state = member.state();
     reports::diff(&state, member.id(), &tasks)
+}
+
+fn health(member: &Member) -> Option<NodeHealth> {
+    member.state().nodes.get(&member.id()).map(|n| n.health)
+}
+
+/// What was reported and changed nothing: the cluster knows better, or this node is fenced. It is not said again before
+/// some time has passed, or this node is let in again.
+#[derive(Debug, Default)]
+struct Refused(BTreeMap<Id, TaskStatus>, Option<NodeHealth>);
+
+impl Refused {
+    fn heed(&mut self, health: Option<NodeHealth>) {
+        if self.1 != health {
+            self.1 = health;
+            self.0.clear();
+        }
+    }
+
+    fn without(&self, mut statuses: Vec<(Id, TaskStatus)>) -> Vec<(Id, TaskStatus)> {
+        statuses.retain(|(id, status)| self.0.get(id) != Some(status));
+        statuses
+    }
+
+    /// Of what was `sent`, that counts as refused which differs as it did before; whether there is such.
+    fn note(&mut self, sent: &[(Id, TaskStatus)], differing: &[(Id, TaskStatus)]) -> bool {
+        let refused = sent.iter().filter(|one| differing.contains(one));
+        let before = self.0.len();
+        self.0.extend(refused.cloned());
+        self.0.len() > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use swarm_api::model::TaskState;
+
+    fn status(number: u64, state: TaskState) -> (Id, TaskStatus) {
+        let status = TaskStatus {
+            state,
+            ..TaskStatus::default()
+        };
+        (Id::from_u64(number), status)
+    }
+
+    #[test]
+    fn what_was_refused_is_not_said_again_and_what_is_new_is() {
+        let mut refused = Refused::default();
+        refused.heed(Some(NodeHealth::Down));
+        let (old, new) = (status(1, TaskState::Running), status(2, TaskState::Running));
+        assert!(refused.note(&[old.clone(), new.clone()], std::slice::from_ref(&old)));
+        assert_eq!(refused.without(vec![old.clone(), new.clone()]), [new]);
+        let later = status(1, TaskState::Failed);
+        assert_eq!(refused.without(vec![later.clone()]), [later]);
+        refused.heed(Some(NodeHealth::Ready));
+        assert_eq!(refused.without(vec![old.clone()]), [old]);
+    }
 }

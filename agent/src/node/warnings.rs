@@ -14,6 +14,11 @@ impl Warnings {
         self.with(|lines| lines.values().cloned().collect())
     }
 
+    /// What is wrong with `subject`.
+    pub(super) fn of(&self, subject: &str) -> Option<String> {
+        self.with(|lines| lines.get(subject).cloned())
+    }
+
     /// From now on this is wrong with `subject`, or nothing is. What is new is logged.
     pub(super) fn set(&self, subject: &str, line: Option<String>) {
         let before = self.with(|lines| match &line {
@@ -43,6 +48,7 @@ mod tests {
         warnings.set("dns", Some("no address".into()));
         warnings.set("network", None);
         assert_eq!(warnings.lines(), ["no address"]);
+        assert_eq!(warnings.of("dns").as_deref(), Some("no address"));
         warnings.clone().set("dns", None);
         assert!(warnings.lines().is_empty());
     }

@@ -35,20 +35,6 @@ pub(in super::super) fn resolver_of(
     }
 }
 
-/// The lines of `/etc/hosts` for the task itself.
-pub(in super::super) fn hosts_of(task: &Task, underlay: IpAddr) -> Vec<(IpAddr, String)> {
-    let name = match &task.spec.hostname {
-        Some(name) => name.clone(),
-        None => task.name.replace('.', "-"),
-    };
-    let own = match &task.spec.network {
-        NetworkMode::Cluster(_) => task.addresses.clone(),
-        NetworkMode::Host => vec![underlay],
-        NetworkMode::None => vec![IpAddr::from([127, 0, 0, 1])],
-    };
-    own.into_iter().map(|ip| (ip, name.clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::task;
@@ -71,30 +57,19 @@ mod tests {
 
     #[test]
     fn a_task_in_a_cluster_network_asks_the_gateway_of_its_node() {
-        let mut task = task(1);
-        task.addresses = vec![ip("10.97.0.9")];
-        let dns = resolver_of(&task, Some(&network()), &[]);
+        let dns = resolver_of(&task(1), Some(&network()), &[]);
         assert_eq!(dns.nameservers, [ip("10.97.0.3")]);
         assert_eq!(dns.search, ["swarm"]);
-        assert_eq!(
-            hosts_of(&task, ip("192.0.2.1")),
-            [(ip("10.97.0.9"), "web-1".to_owned())]
-        );
     }
 
     #[test]
     fn a_task_in_the_host_s_network_asks_whom_the_host_asks() {
         let mut task = task(1);
         task.spec.network = NetworkMode::Host;
-        task.spec.hostname = Some("box".into());
         let host = ["127.0.0.1:53", "192.0.2.7:5353"].map(|a| a.parse().unwrap());
         assert_eq!(
             resolver_of(&task, None, &host).nameservers,
             [ip("127.0.0.1")]
-        );
-        assert_eq!(
-            hosts_of(&task, ip("192.0.2.1")),
-            [(ip("192.0.2.1"), "box".to_owned())]
         );
     }
 
@@ -104,6 +79,5 @@ mod tests {
         task.spec.network = NetworkMode::None;
         let dns = resolver_of(&task, None, &["127.0.0.1:53".parse().unwrap()]);
         assert_eq!(dns, Dns::default());
-        assert_eq!(hosts_of(&task, ip("192.0.2.1"))[0].0, ip("127.0.0.1"));
     }
 }

@@ -3,6 +3,8 @@
 
 mod attach;
 pub(super) mod desired;
+#[cfg(test)]
+mod tests;
 mod underlay;
 
 use super::clock::Backoff;
@@ -70,10 +72,6 @@ impl Networks {
         }
     }
 
-    pub(super) fn underlay(&self) -> IpAddr {
-        self.underlay
-    }
-
     /// Follows which networks can be used.
     pub(super) fn ready(&self) -> watch::Receiver<Ready> {
         self.ready.subscribe()
@@ -96,8 +94,8 @@ impl Networks {
         let mut ready = self.ready.subscribe();
         let found = ready.wait_for(|ready| ready.contains_key(name));
         match tokio::time::timeout(BRIDGE, found).await {
-            Ok(Ok(ready)) => ready.get(name).cloned().ok_or_else(|| absent(name, &[])),
-            _ => Err(absent(name, &self.warnings.lines())),
+            Ok(Ok(ready)) => ready.get(name).cloned().ok_or_else(|| absent(name, None)),
+            _ => Err(absent(name, self.warnings.of(SUBJECT))),
         }
     }
 
@@ -233,7 +231,7 @@ impl Networks {
                     "connected a task again, whose interface was gone"
                 ),
                 Err(why) => {
-                    tracing::warn!(task = task.name, %why, "a task's interface is gone and was not made again")
+                    tracing::warn!(task = task.name, %why, "a task's interface is gone and was not made again");
                 }
             }
         }
@@ -278,7 +276,7 @@ impl Networks {
             return Ok(());
         };
         let spec = self.ready.borrow().get(name).cloned();
-        let spec = spec.ok_or_else(|| absent(name, &[]))?;
+        let spec = spec.ok_or_else(|| absent(name, None))?;
         let request = request(task, &spec, netns.into())?;
         kernel.attach(request).await.map_err(refused)
     }
@@ -323,11 +321,7 @@ fn refused(why: swarm_network::Error) -> Error {
     }
 }
 
-fn absent(name: &str, warnings: &[String]) -> Error {
-    let mut message = format!("network {name} is not there on this node");
-    for line in warnings {
-        message.push_str("; ");
-        message.push_str(line);
-    }
-    Error::Unavailable(message)
+fn absent(name: &str, why: Option<String>) -> Error {
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    Error::Unavailable(format!("network {name} is not there on this node{why}"))
 }

@@ -18,7 +18,7 @@ pub(super) async fn mtu(kernel: &Network, address: IpAddr) -> Result<u32> {
     mtu.map_err(|why| Error::Internal(why.to_string()))
 }
 
-fn interface(address: IpAddr) -> Result<String> {
+pub(super) fn interface(address: IpAddr) -> Result<String> {
     let all = getifaddrs()
         .map_err(|why| Error::Internal(format!("cannot list this host's addresses: {why}")))?;
     let has = |found: &nix::ifaddrs::InterfaceAddress| {
