@@ -175,7 +175,7 @@ impl Images {
         loop {
             applied.borrow_and_update();
             let mut retry = None;
-            if super::is_filled(&self.member) {
+            if self.is_in() {
                 let now = known_images(&self.member.state().images);
                 forgotten.extend(known.difference(&now).cloned());
                 forgotten.retain(|reference| !now.contains(reference));
@@ -202,6 +202,10 @@ impl Images {
                 () = rest => {}
             }
         }
+    }
+
+    fn is_in(&self) -> bool {
+        super::part(&self.member.state(), self.member.id()) == super::Part::In
     }
 
     /// Removes those images of `forgotten` that no task here uses any more.

@@ -30,7 +30,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_api::Result;
-use swarm_api::model::Task;
+use swarm_api::model::{NodeId, Task};
+use swarm_cluster::State;
 use swarm_member::Member;
 use swarm_runtime::host::Host;
 use tokio::task::JoinSet;
@@ -165,8 +166,23 @@ async fn ended(loops: &Mutex<JoinSet<()>>) {
     while loops.join_next().await.is_some() {}
 }
 
-/// Whether the replica says anything: one that is empty, because nobody has been heard from yet, asks for nothing.
-/// One without this host in it does: the host was taken out of the cluster, and with it its tasks.
-fn is_filled(member: &Member) -> bool {
-    !member.state().cluster.is_empty()
+/// What the replica says of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Nothing yet: the replica is empty, because nobody has been heard from. It asks for nothing.
+    Unknown,
+    /// The host is in the cluster.
+    In,
+    /// The host has left the cluster or was taken out of it, and with it its tasks.
+    Out,
+}
+
+fn part(state: &State, node: NodeId) -> Part {
+    if state.cluster.is_empty() {
+        Part::Unknown
+    } else if state.nodes.contains_key(&node) {
+        Part::In
+    } else {
+        Part::Out
+    }
 }

@@ -2,6 +2,7 @@
 //! `swarm_cluster::reconciler`; here it is carried out: each task's work one after the other, different tasks' side
 //! by side. A replica that does not change asks for nothing, so a node that is cut off leaves all as it is.
 
+use super::Part;
 use super::clock::{Backoff, now};
 use super::dns::task::resolver_of;
 use super::images::Images;
@@ -95,11 +96,13 @@ impl Reconciler {
 
     /// What is to be done, and when the next task that waits is due.
     fn decide(&self) -> (Vec<Action>, Option<Timestamp>) {
-        if !super::is_filled(&self.member) {
-            return (Vec::new(), None);
-        }
         let (node, local, now) = (self.member.id(), self.local.tasks(), now());
         let state = self.member.state();
+        match super::part(&state, node) {
+            Part::Unknown => return (Vec::new(), None),
+            Part::Out => return (farewell(&local), None),
+            Part::In => {}
+        }
         let actions = reconciler::actions(&state, node, &local, now);
         let waiting = state.tasks.values().filter(|t| {
             t.node == Some(node) && t.desired == DesiredState::Running && t.not_before > now
@@ -220,8 +223,9 @@ impl Reconciler {
                 outcome => return outcome,
             }
         }
-        let task = self.member.state().tasks.get(id).cloned();
-        if let Some(task) = task {
+        let here = self.local.tasks().into_iter().find(|t| t.id == *id);
+        let task = here.or_else(|| self.member.state().tasks.get(id).cloned());
+        if let Some(task) = task.filter(|t| !t.status.state.is_final()) {
             let message = "stopped before it was started".to_owned();
             self.local.set(&task, TaskState::Shutdown, message, now());
         }
@@ -233,6 +237,21 @@ impl Reconciler {
     }
 }
 
+/// What a host does that has left the cluster or was taken out of it: its tasks run elsewhere from now on.
+fn farewell(local: &[Task]) -> Vec<Action> {
+    let end = |task: &Task| {
+        if task.status.state.is_final() {
+            Action::Remove(task.id.clone())
+        } else {
+            Action::Stop {
+                id: task.id.clone(),
+                timeout: task.spec.stop_timeout().min(super::LAST_STOP),
+            }
+        }
+    };
+    local.iter().map(end).collect()
+}
+
 /// Removes everything of a task from this host.
 pub(super) async fn remove_task(local: &Local, networks: &Networks, id: &Id) -> Result<()> {
     local.host.remove_task(id).await?;
@@ -240,4 +259,24 @@ pub(super) async fn remove_task(local: &Local, networks: &Networks, id: &Id) -> 
     networks.detach(id).await;
     local.forget(id);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::task;
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_out_stops_what_runs_and_removes_what_has_ended() {
+        let (mut running, mut ended) = (task(1), task(2));
+        running.status.state = TaskState::Running;
+        running.spec.stop_timeout_ms = Some(60_000);
+        ended.status.state = TaskState::Failed;
+        let actions = farewell(&[running.clone(), ended.clone()]);
+        let [Action::Stop { id, timeout }, Action::Remove(removed)] = &actions[..] else {
+            panic!("not a stop and a removal");
+        };
+        assert_eq!((id, removed), (&running.id, &ended.id));
+        assert_eq!(*timeout, super::super::LAST_STOP);
+    }
 }

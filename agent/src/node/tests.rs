@@ -95,3 +95,11 @@ pub(super) fn place(state: &mut State, number: u8, node: u64, is: TaskState) -> 
     state.tasks.insert(task.id.clone(), task.clone());
     task
 }
+
+#[test]
+fn an_empty_replica_says_nothing_and_one_without_this_host_says_that_it_is_out() {
+    use super::{Part, part};
+    assert_eq!(part(&State::default(), NodeId(1)), Part::Unknown);
+    assert_eq!(part(&state(), NodeId(1)), Part::In);
+    assert_eq!(part(&state(), NodeId(9)), Part::Out);
+}

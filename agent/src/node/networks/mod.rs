@@ -7,6 +7,7 @@ pub(super) mod desired;
 mod tests;
 mod underlay;
 
+use super::Part;
 use super::clock::Backoff;
 use super::local::Local;
 use super::warnings::Warnings;
@@ -140,8 +141,7 @@ impl Networks {
         let mut due = true;
         loop {
             applied.borrow_and_update();
-            let desired = super::is_filled(&self.member)
-                .then(|| desired::of(&self.member.state(), self.member.id(), self.underlay, mtu));
+            let desired = self.desired(mtu);
             let mut retry = None;
             if let Some(desired) = desired
                 && (due || done.as_deref() != Some(&desired))
@@ -179,6 +179,18 @@ impl Networks {
                 () = rest => true,
             };
         }
+    }
+
+    /// What the kernel should be like; `None` while it should stay as it is.
+    fn desired(&self, mtu: u32) -> Option<HostNetwork> {
+        let (state, node) = (self.member.state(), self.member.id());
+        let leave_alone = match super::part(&state, node) {
+            Part::Unknown => true,
+            Part::In => false,
+            // Its tasks may use the network until they have stopped.
+            Part::Out => !self.local.tasks().is_empty(),
+        };
+        (!leave_alone).then(|| desired::of(&state, node, self.underlay, mtu))
     }
 
     async fn mtu(&self, kernel: &Network) -> u32 {
