@@ -92,32 +92,12 @@ impl Host {
     /// Why it could not be made or started; nothing is left of it then but its record, which says so as well.
     pub async fn run_task(&self, order: TaskOrder) -> Result<()> {
         let id = order.task.id.clone();
-        {
-            let mut table = self.inner.lock();
-            if table.tasks.contains_key(&id) {
-                drop(table);
-                return self.inner.wait_started(&id).await;
-            }
-            let mut task = order.task.clone();
-            task.node_name.clone_from(&self.inner.config.node_name);
-            task.status = TaskStatus {
-                state: TaskState::Preparing,
-                observed_at: clock::now(),
-                ..TaskStatus::default()
-            };
-            self.inner.add(
-                &mut table,
-                Record {
-                    origin: Origin::Cluster,
-                    task,
-                    image: Some(order.image.clone()),
-                    env: order.env.clone(),
-                    stopping: false,
-                },
-                order.network.clone(),
-            )?;
+        if id.as_str().is_empty() || !id.as_str().bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::Invalid(format!("\"{id}\" is not a task's id")));
         }
-        self.inner.notify();
+        if !self.inner.add_of_cluster(&order)? {
+            return self.inner.wait_started(&id).await;
+        }
         self.inner.start_detached(order).await
     }
 
@@ -342,6 +322,33 @@ impl Inner {
         table.tasks.insert(entry.record.task.id.clone(), entry);
         self.tell(table, event);
         Ok(())
+    }
+
+    /// Adds a task of the cluster; whether it is new.
+    fn add_of_cluster(&self, order: &TaskOrder) -> Result<bool> {
+        let mut task = order.task.clone();
+        task.node_name.clone_from(&self.config.node_name);
+        task.status = TaskStatus {
+            state: TaskState::Preparing,
+            observed_at: clock::now(),
+            ..TaskStatus::default()
+        };
+        let record = Record {
+            origin: Origin::Cluster,
+            task,
+            image: Some(order.image.clone()),
+            env: order.env.clone(),
+            stopping: false,
+        };
+        {
+            let mut table = self.lock();
+            if table.tasks.contains_key(&order.task.id) {
+                return Ok(false);
+            }
+            self.add(&mut table, record, order.network.clone())?;
+        }
+        self.notify();
+        Ok(true)
     }
 
     fn tell(&self, table: &mut Table, event: Event) {

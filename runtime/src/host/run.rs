@@ -49,6 +49,9 @@ impl Inner {
         let Err(why) = outcome else {
             if let Some(state) = self.engine.state(id.as_str()) {
                 self.running(&id, &state);
+            }
+            // Asked again: an end that was told before the task was known to run was not heard.
+            if let Some(state) = self.engine.state(id.as_str()) {
                 self.ended(&id, &state);
             }
             return Ok(());
@@ -368,7 +371,7 @@ fn accounts(layers: &[PathBuf]) -> Accounts {
 fn source_is_there(source: &MountSource, volumes: &Path) -> crate::Result<()> {
     match source {
         MountSource::Volume(name) => {
-            let path = oci::volume_path(volumes, name);
+            let path = oci::volume_path(volumes, name)?;
             std::fs::create_dir_all(&path)
                 .map_err(|e| crate::Error::io(format!("make the volume {}", path.display()), e))
         }

@@ -43,8 +43,6 @@ pub(super) struct Entry {
     /// Seconds and nanoseconds.
     pub(super) mtime: (i64, u32),
     pub(super) device: (u32, u32),
-    /// Bytes of contents that follow in the archive.
-    pub(super) size: u64,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -139,7 +137,7 @@ impl<R: Read, W: Write> Archive<R, W> {
             .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = extensions
             .link
-            .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
+            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
             .unwrap_or_default();
         if path.len() > MAX_PATH || link.len() > MAX_PATH {
             return Err(Error::Invalid(format!(
@@ -199,7 +197,6 @@ impl<R: Read, W: Write> Archive<R, W> {
                 .or_else(|| header.mtime().ok().map(|t| (t.cast_signed(), 0)))
                 .unwrap_or_default(),
             device: (device(header.device_major()), device(header.device_minor())),
-            size,
             xattrs: extensions.xattrs,
             kind,
             path,

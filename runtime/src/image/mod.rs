@@ -384,7 +384,7 @@ impl Inner {
         }
         let path = self.image_path(&image.reference);
         let json = serde_json::to_vec_pretty(&image)
-            .map_err(|e| Error::Internal(format!("cannot write the image {}: {e}", digest)))?;
+            .map_err(|e| Error::Internal(format!("cannot write the image {digest}: {e}")))?;
         let new = self.images_dir.join(format!(
             "{NEW}{}",
             self.next.fetch_add(1, Ordering::Relaxed)

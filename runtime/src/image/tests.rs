@@ -439,7 +439,7 @@ async fn what_a_crash_left_is_swept_and_the_rest_is_found_again() {
     std::fs::write(store.inner.images_dir.join("torn.json"), "{").unwrap();
     drop(store);
     let store = Store::open(&dir.path().join("data")).unwrap();
-    assert_eq!(store.images(), [image.clone()]);
+    assert_eq!(store.images(), std::slice::from_ref(&image));
     assert_eq!(left(&store), (1, 2));
     assert!(export(&store, &image.layers[0]).await.unwrap() == data);
 }
@@ -461,7 +461,7 @@ async fn a_layer_goes_with_its_last_user() {
     store.collect(|| HashSet::from([layer.clone()])).unwrap();
     assert!(store.missing_layers(&image.layers).is_empty());
     store.collect(HashSet::new).unwrap();
-    assert_eq!(store.missing_layers(&image.layers), [layer.clone()]);
+    assert_eq!(store.missing_layers(&image.layers), image.layers);
     assert_eq!(left(&store), (0, 0));
     assert!(matches!(store.put_image(image), Err(Error::NotFound(_))));
     assert!(matches!(
@@ -515,6 +515,37 @@ async fn a_damaged_layer_is_not_passed_on_as_whole() {
 }
 
 #[test]
+fn a_full_disk_is_said_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Tar::default().file("a", &vec![1; 1 << 20]).end();
+    // A mount namespace of this thread's own: the small disk goes with it.
+    let full = std::thread::spawn(move || {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let size = Some("size=512k");
+        mount(
+            Some("tmpfs"),
+            dir.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            size,
+        )
+        .unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let why = store.inner.unpack(data.as_slice(), None).unwrap_err();
+        (swarm_api::Error::from(why), left(&store))
+    });
+    let (why, left) = full.join().unwrap();
+    assert!(
+        matches!(&why, swarm_api::Error::Exhausted(w) if w.contains("no space left")),
+        "{why:?}"
+    );
+    assert_eq!(left, (0, 0));
+}
+
+#[test]
 fn a_built_in_image_is_the_same_on_every_host() {
     let (_dir, store) = store();
     let config = ImageConfig {
@@ -527,7 +558,10 @@ fn a_built_in_image_is_the_same_on_every_host() {
         .add_builtin(&name, &config, &files, Timestamp(1))
         .unwrap();
     let image = store.image(&name).unwrap();
-    assert_eq!(image.digest, "sha256:DIGEST");
+    assert_eq!(
+        image.digest,
+        "sha256:b843791b309dcda17f34c24dddac4dddc876fc30783691eea05dea2488b6fe22"
+    );
     store
         .add_builtin(&name, &config, &files, Timestamp(2))
         .unwrap();

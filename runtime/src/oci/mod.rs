@@ -39,9 +39,14 @@ pub struct Order<'a> {
 }
 
 /// The folder of a named volume below the folder of them all.
-#[must_use]
-pub fn volume_path(volumes: &Path, name: &str) -> PathBuf {
-    volumes.join(name)
+///
+/// # Errors
+/// [`Error::Invalid`] where the name could lead elsewhere.
+pub fn volume_path(volumes: &Path, name: &str) -> Result<PathBuf> {
+    match swarm_api::model::validate_name("volume", name) {
+        Ok(()) => Ok(volumes.join(name)),
+        Err(why) => Err(Error::Invalid(why.to_string())),
+    }
 }
 
 /// The task's host name: what it asks for, or its name with `-` for `.`.
@@ -49,7 +54,18 @@ pub fn volume_path(volumes: &Path, name: &str) -> PathBuf {
 pub fn hostname(task: &Task) -> String {
     match &task.spec.hostname {
         Some(name) => name.clone(),
-        None => task.name.replace('.', "-"),
+        None => {
+            let (service, slot) = task.name.rsplit_once('.').unwrap_or((&task.name, ""));
+            // At most HOST_NAME_MAX with its slot; see gethostname(2).
+            let room = 63usize.saturating_sub(slot.len());
+            let service = service.get(..room.min(service.len())).unwrap_or(service);
+            let service = service.trim_end_matches('-').replace('.', "-");
+            if slot.is_empty() {
+                service
+            } else {
+                format!("{service}-{slot}")
+            }
+        }
     }
 }
 
@@ -93,10 +109,10 @@ pub fn spec(order: &Order<'_>) -> Result<Spec> {
     }
     let spec = json!({
         "ociVersion": "1.2.0",
-        "hostname": hostname(task),
+        "hostname": checked_hostname(task)?,
         "root": { "path": "rootfs", "readonly": wanted.read_only },
         "process": process(order)?,
-        "mounts": mounts(order),
+        "mounts": mounts(order)?,
         "linux": linux,
     });
     serde_json::from_value(spec)
@@ -194,12 +210,23 @@ fn user_value(user: &User) -> Result<oci_spec::runtime::User> {
     serde_json::from_value(value).map_err(|e| Error::Internal(format!("a user is malformed: {e}")))
 }
 
+fn checked_hostname(task: &Task) -> Result<String> {
+    let name = hostname(task);
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+        return Err(Error::Invalid(format!(
+            "\"{name}\" is not a host name: use 1 to 64 letters, digits, - and ."
+        )));
+    }
+    Ok(name)
+}
+
 fn absolute(folder: &str) -> Result<&str> {
     if folder.starts_with('/') {
         Ok(folder)
     } else {
         Err(Error::Invalid(format!(
-            "the working directory \"{folder}\" is not an absolute path; start it with /"
+            "\"{folder}\" is not an absolute path; start it with /"
         )))
     }
 }
@@ -225,7 +252,7 @@ fn merged<const N: usize>(parts: [&[String]; N]) -> Vec<String> {
     env
 }
 
-fn mounts(order: &Order<'_>) -> Vec<Value> {
+fn mounts(order: &Order<'_>) -> Result<Vec<Value>> {
     let mut mounts = defaults::mounts();
     for name in ["resolv.conf", "hosts", "hostname"] {
         mounts.push(json!({
@@ -240,6 +267,14 @@ fn mounts(order: &Order<'_>) -> Vec<Value> {
     own.sort_by_key(|m| m.target.matches('/').count());
     for mount in own {
         let mode = if mount.read_only { "ro" } else { "rw" };
+        let parts = || Path::new(&mount.target).components();
+        let up = parts().any(|c| c == std::path::Component::ParentDir);
+        if !mount.target.starts_with('/') || parts().count() < 2 || up {
+            return Err(Error::Invalid(format!(
+                "a volume cannot have the target \"{}\": give an absolute path below /, without ..",
+                mount.target
+            )));
+        }
         // Replaces a default of the same place.
         mounts.retain(|m| m["destination"] != mount.target.as_str());
         mounts.push(match &mount.source {
@@ -249,11 +284,11 @@ fn mounts(order: &Order<'_>) -> Vec<Value> {
                 "source": "tmpfs",
                 "options": ["nosuid", "nodev", "noexec", "mode=1777", mode],
             }),
-            MountSource::Bind(path) => bind(Path::new(path), mount, mode),
-            MountSource::Volume(name) => bind(&volume_path(order.volumes, name), mount, mode),
+            MountSource::Bind(path) => bind(Path::new(absolute(path)?), mount, mode),
+            MountSource::Volume(name) => bind(&volume_path(order.volumes, name)?, mount, mode),
         });
     }
-    mounts
+    Ok(mounts)
 }
 
 fn bind(source: &Path, mount: &Mount, mode: &str) -> Value {

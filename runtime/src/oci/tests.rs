@@ -209,6 +209,14 @@ fn a_further_process_is_like_the_first_but_for_what_it_asks() {
 }
 
 #[test]
+fn a_long_name_still_makes_a_host_name() {
+    let mut long = task(TaskSpec::default());
+    long.name = format!("{}.10000", "a".repeat(63));
+    let name = hostname(&long);
+    assert!(name.len() <= 64 && name.ends_with("-10000"), "{name}");
+}
+
+#[test]
 fn signals_are_read_as_people_write_them() {
     for (text, number) in [
         ("SIGTERM", 15),
@@ -223,4 +231,41 @@ fn signals_are_read_as_people_write_them() {
         assert!(parse_signal(bad).is_err(), "{bad}");
     }
     assert_eq!(name_of_signal(9), "SIGKILL");
+}
+
+#[test]
+fn a_mount_or_a_name_that_leads_elsewhere_is_refused() {
+    let mount = |source: MountSource, target: &str| TaskSpec {
+        mounts: vec![Mount {
+            source,
+            target: target.into(),
+            read_only: false,
+        }],
+        ..TaskSpec::default()
+    };
+    let volume = |name: &str| MountSource::Volume(name.into());
+    for bad in [
+        mount(volume("../../etc"), "/data"),
+        mount(volume("db"), "data"),
+        mount(volume("db"), "/"),
+        mount(volume("db"), "/data/../.."),
+        mount(MountSource::Bind("etc".into()), "/data"),
+        TaskSpec {
+            hostname: Some("a\nb".into()),
+            ..TaskSpec::default()
+        },
+        TaskSpec {
+            working_dir: Some("tmp".into()),
+            ..TaskSpec::default()
+        },
+        TaskSpec {
+            args: vec!["a\0b".into()],
+            ..TaskSpec::default()
+        },
+    ] {
+        assert!(
+            matches!(make(bad.clone(), &image()), Err(Error::Invalid(_))),
+            "{bad:?}"
+        );
+    }
 }

@@ -1,0 +1,34 @@
+//! One host through its verbs, with real containers: run as root.
+
+mod cluster;
+#[path = "../engine/harness.rs"]
+mod harness;
+mod services;
+mod site;
+mod verbs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::main(tests![
+        services::a_service_runs_and_its_output_and_exit_code_come_back,
+        services::a_service_that_removes_itself_leaves_nothing,
+        services::a_task_that_fails_is_tried_again,
+        services::a_killed_task_is_replaced_and_a_stopped_one_is_not,
+        services::a_service_is_scaled_and_removed,
+        services::services_and_tasks_outlive_the_agent,
+        services::a_program_that_is_not_there_is_said,
+        services::out_of_memory_is_said,
+        verbs::bad_requests_are_refused_with_their_reason,
+        verbs::exec_is_like_the_first_process,
+        verbs::logs_of_several_tasks_are_one,
+        verbs::stats_events_and_lookups_tell_of_running_tasks,
+        verbs::an_image_in_use_stays,
+        verbs::mounts_and_names_are_in_place,
+        verbs::users_are_those_of_the_image,
+        cluster::a_task_of_the_cluster_is_run_stopped_and_removed,
+        cluster::a_task_that_cannot_start_leaves_nothing_but_its_status,
+        cluster::many_tasks_start_at_the_same_time,
+        cluster::a_stop_that_overtakes_the_start_wins,
+    ])
+}
