@@ -11,12 +11,14 @@ impl Cluster {
     pub(super) async fn stop(&self, name: &str, timeout: Option<Duration>) -> Result<()> {
         self.fresh().await?;
         let target = names::service_or_task(&self.member.state(), name)?;
-        if let Some(timeout) = timeout {
-            let tasks = live_ids(&self.member.state(), &target);
+        let live = live_ids(&self.member.state(), &target);
+        if let Some(timeout) = timeout.filter(|_| !live.is_empty()) {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            self.member
-                .propose(Change::SetStopTimeout { tasks, timeout_ms })
-                .await?;
+            let change = Change::SetStopTimeout {
+                tasks: live,
+                timeout_ms,
+            };
+            self.member.propose(change).await?;
         }
         let change = match &target {
             names::Target::Service(id) => {

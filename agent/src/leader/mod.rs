@@ -15,8 +15,8 @@ mod tests;
 mod voting;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use swarm_api::Result;
 use swarm_api::model::{Read, Timestamp};
-use swarm_api::{Error, Result};
 use swarm_cluster::Change;
 use swarm_member::Member;
 use tokio::sync::watch;
@@ -74,13 +74,9 @@ async fn caught_up(member: &Member) {
     }
 }
 
-/// Proposes as the leader that decided it. What a leader decided that has lost its place since is not for the next one
-/// to carry out.
+/// Proposes as the leader that decided it, or not at all.
 async fn propose(member: &Member, change: Change) -> Result<()> {
-    if !member.status().is_leader {
-        return Err(Error::Unavailable("this node no longer leads".into()));
-    }
-    member.propose(change).await.map(drop)
+    member.propose_leading(change).await.map(drop)
 }
 
 async fn until_lost(leader: &mut watch::Receiver<Option<u64>>, me: u64) {
