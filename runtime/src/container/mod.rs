@@ -3,14 +3,28 @@
 //! `create` makes everything up to the program itself and leaves the process waiting; `Created::start` lets it go;
 //! `exec` runs a further process inside. One module per section of the specification.
 
+mod caps;
 mod cgroup;
+mod channel;
+mod create;
+mod exec;
+mod hooks;
+mod init;
+mod mounts;
+mod plan;
+mod process;
 mod seccomp;
+mod spawn;
+mod sys;
+mod terminal;
 
-use crate::Result;
+use crate::{Error, Result};
+use channel::{Channel, Word};
+use hooks::{About, Moment};
 use oci_spec::runtime::{Process, Spec};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 pub use cgroup::{Cgroup, CgroupStats};
@@ -76,6 +90,9 @@ pub struct Created {
     pidfd: OwnedFd,
     terminal: Option<OwnedFd>,
     cgroup: Cgroup,
+    channel: Option<Channel>,
+    hooks: Option<oci_spec::runtime::Hooks>,
+    about: About,
 }
 
 /// A running container, for `exec`.
@@ -100,13 +117,15 @@ pub struct Executed {
     pub terminal: Option<OwnedFd>,
 }
 
-/// Makes the container: namespaces, mounts, cgroup; its process waits before the program is run.
-pub fn create(_setup: Setup) -> Result<Created> {
-    Err(crate::Error::Internal("being built".to_owned()))
+/// Makes the container: namespaces, mounts, cgroup; its process waits before the program is run. If this fails nothing is left.
+///
+/// The caller must be single-threaded: the process starts as a copy of it.
+pub fn create(setup: Setup) -> Result<Created> {
+    create::create(&setup)
 }
 
 impl Created {
-    /// The process, in the host's pid namespace. It is a child of the caller, who must wait for it.
+    /// The process, in the host's pid namespace. It is a child of the caller, who must wait for it, also where `start` failed.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
@@ -125,7 +144,7 @@ impl Created {
 
     /// The process's network namespace.
     pub fn netns(&self) -> Result<OwnedFd> {
-        Err(crate::Error::Internal("being built".to_owned()))
+        create::namespace(self.pid, "net")
     }
 
     /// Its cgroup.
@@ -134,25 +153,43 @@ impl Created {
         &self.cgroup
     }
 
-    /// Runs the program. Where it cannot be run the error names it.
+    /// Runs the program. Where it cannot be run the error names it, and the process ends. A failing `poststart` hook is an error too,
+    /// with the program running on.
     pub fn start(&mut self) -> Result<()> {
-        Err(crate::Error::Internal("being built".to_owned()))
+        let channel = self
+            .channel
+            .take()
+            .ok_or_else(|| Error::Conflict(format!("the container {} was started already", self.about.id)))?;
+        // Whoever has gone left its last word.
+        let sent = channel.send(&Word::Go);
+        match channel.recv()? {
+            Word::Gone => sent?,
+            Word::Failed(error) => return Err(error),
+            _ => return Err(Error::Internal("an unexpected word of the container's process".to_owned())),
+        }
+        hooks::run(self.hooks.as_ref(), Moment::Poststart, &self.about, Some(self.pid))
     }
 }
 
-/// Runs a further process in a running container. Returns once the program runs.
-pub fn exec(_target: &ExecTarget<'_>, _process: &Process, _stdio: Stdio) -> Result<Executed> {
-    Err(crate::Error::Internal("being built".to_owned()))
+/// Runs a further process in a running container. Returns once the program runs; where it cannot be run the error names it.
+///
+/// The caller must be single-threaded: the process starts as a copy of it.
+pub fn exec(target: &ExecTarget<'_>, process: &Process, stdio: Stdio) -> Result<Executed> {
+    exec::exec(target, process, &stdio)
 }
 
 /// Runs the spec's `poststop` hooks, once everything of the container has gone. A failing hook does not keep
 /// the others from running; the first failure is returned.
-pub fn poststop(_spec: &Spec, _id: &str, _bundle: &std::path::Path) -> Result<()> {
-    Err(crate::Error::Internal("being built".to_owned()))
+pub fn poststop(spec: &Spec, id: &str, bundle: &Path) -> Result<()> {
+    hooks::run(spec.hooks().as_ref(), Moment::Poststop, &About::new(id, bundle, spec), None)
 }
 
-/// A descriptor of the calling program's own file through a read-only mount of its own: a shim that is executed
-/// from `/proc/self/fd/N` of it cannot be written to through its `/proc/PID/exe`, whoever gets hold of that (CVE-2019-5736).
+/// A descriptor of the calling program's own file through a read-only mount of its own: a shim that is executed from
+/// `/proc/self/fd/N` of it cannot be written to through its `/proc/PID/exe`, whoever gets hold of that (CVE-2019-5736).
+///
+/// The container's processes are copies of the shim until they run their program. In that time they are not dumpable, so that processes
+/// of the container that have no CAP_SYS_PTRACE over them cannot reach `/proc/PID/exe`; a container that names its `/proc/self/exe` as
+/// program, or as a script's interpreter, is refused. This is the last line: the file itself cannot be written.
 pub fn readonly_self() -> Result<OwnedFd> {
-    Err(crate::Error::Internal("being built".to_owned()))
+    mounts::readonly_file(Path::new("/proc/self/exe"))
 }

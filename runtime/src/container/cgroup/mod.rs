@@ -1,0 +1,276 @@
+//! One container's control group (OCI config-linux, "Control groups"): cgroup v2, v1, and both at once (hybrid).
+//! Must not know of the container's processes beyond their membership.
+
+mod files;
+mod resources;
+mod v1;
+mod v2;
+
+use crate::{Error, Result};
+use oci_spec::runtime::LinuxResources;
+use std::{
+    os::fd::OwnedFd,
+    path::{Component, Path, PathBuf},
+};
+
+/// Where the hierarchies are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// What a container uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CgroupStats {
+    /// CPU time used since its creation, nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in use without page cache that can be dropped, bytes.
+    pub memory: u64,
+    /// The memory limit, bytes; none if unlimited.
+    pub memory_limit: Option<u64>,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// One container's control group, in all hierarchies that it uses.
+///
+/// On v1 the `devices` controller keeps the container from devices that it was not given. cgroup v2 has no such
+/// controller, only an eBPF program of the kind `BPF_PROG_TYPE_CGROUP_DEVICE`: that program is not there yet (`v2::limit_devices`
+/// is its place). Until then every mount of a container on v2 but those of the devices themselves is `nodev`.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    path: PathBuf,
+    layout: Layout,
+}
+
+#[derive(Debug, Clone)]
+enum Layout {
+    Unified(v2::Group),
+    /// In a hybrid the second one is in the v2 hierarchy, without controllers: good for signals, freezing and waiting.
+    Legacy(v1::Groups, Option<v2::Group>),
+}
+
+/// How a new process gets into a cgroup.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// The v2 directory, for clone3. If that cannot be used: its `cgroup.procs`, to which the process writes `0`.
+    pub(super) directory: Option<OwnedFd>,
+    pub(super) procs: Option<OwnedFd>,
+    /// The v1 `tasks` files: the process writes `0` into each. (A thread that moves itself, alone, does not need the kernel's
+    /// lock on all forks and exits, which costs milliseconds.)
+    pub(super) tasks: Vec<OwnedFd>,
+}
+
+impl Cgroup {
+    /// That of a container made earlier. `path` is the spec's `cgroupsPath`, relative to the hierarchy's root.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = relative(path)?;
+        let root = Path::new(ROOT);
+        let layout = if v2::is(root) {
+            Layout::Unified(v2::Group::at(root, &path))
+        } else {
+            let hybrid = root.join("unified");
+            Layout::Legacy(
+                v1::Groups::open(root, &path)?,
+                v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path)),
+            )
+        };
+        Ok(Self { path, layout })
+    }
+
+    /// Makes it and sets its limits. Nothing of it stays if that fails.
+    pub(super) fn create(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
+        let path = relative(path)?;
+        let root = Path::new(ROOT);
+        let created = if v2::is(root) {
+            let group = v2::Group::at(root, &path);
+            let limits = resources.map(resources::v2).transpose()?.unwrap_or_default();
+            group.create()?;
+            let cgroup = Self {
+                path,
+                layout: Layout::Unified(group.clone()),
+            };
+            let limited = group.limit(root, &limits).and_then(|()| v2::limit_devices(&group, resources));
+            (cgroup, limited)
+        } else {
+            let limits = resources.map(resources::v1).transpose()?.unwrap_or_default();
+            let hybrid = root.join("unified");
+            let unified = v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path));
+            let groups = v1::Groups::new(root, &path, &limits, unified.is_none())?;
+            let cgroup = Self {
+                path,
+                layout: Layout::Legacy(groups.clone(), unified.clone()),
+            };
+            let limited = unified
+                .map_or(Ok(()), |unified| unified.create())
+                .and_then(|()| groups.create(&limits));
+            (cgroup, limited)
+        };
+        match created {
+            (cgroup, Ok(())) => Ok(cgroup),
+            (_, Err(error @ Error::AlreadyExists(_))) => Err(error),
+            (cgroup, Err(error)) => {
+                let _ = cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Its path, relative to the hierarchy's root.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it uses now.
+    pub fn stats(&self) -> Result<CgroupStats> {
+        match &self.layout {
+            Layout::Unified(group) => group.stats(),
+            Layout::Legacy(groups, _) => groups.stats(),
+        }
+    }
+
+    /// How many of its processes were killed for lack of memory.
+    pub fn oom_kills(&self) -> Result<u64> {
+        match &self.layout {
+            Layout::Unified(group) => group.oom_kills(),
+            Layout::Legacy(groups, _) => groups.oom_kills(),
+        }
+    }
+
+    /// Its processes, in the host's pid namespace, those of cgroups below it included.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match &self.layout {
+            Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.pids(),
+            Layout::Legacy(groups, None) => groups.pids(),
+        }
+    }
+
+    /// Sends a signal to all its processes. With SIGKILL none is left when this returns but those that are ending.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        let unified = match &self.layout {
+            Layout::Unified(group) | Layout::Legacy(_, Some(group)) => Some(group),
+            Layout::Legacy(_, None) => None,
+        };
+        if signal == libc::SIGKILL
+            && let Some(group) = unified
+            && group.kill()?
+        {
+            return Ok(());
+        }
+        // New processes may come while the list is read: again until the same ones have been seen twice.
+        let mut seen = Vec::new();
+        for _ in 0..64 {
+            let pids = self.pids()?;
+            let new = pids.iter().copied().filter(|pid| !seen.contains(pid)).collect::<Vec<_>>();
+            if new.is_empty() {
+                break;
+            }
+            for pid in new {
+                signal_one(pid, signal)?;
+                seen.push(pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all its processes from running; returns when they have stopped.
+    pub fn freeze(&self) -> Result<()> {
+        match &self.layout {
+            Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.freeze(true),
+            Layout::Legacy(groups, None) => groups.freeze(true),
+        }
+    }
+
+    /// Lets them run again.
+    pub fn thaw(&self) -> Result<()> {
+        match &self.layout {
+            Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.freeze(false),
+            Layout::Legacy(groups, None) => groups.freeze(false),
+        }
+    }
+
+    /// Removes it with those below it; no error if it is not there. Its processes must have ended or been killed: waits a few
+    /// seconds for them to be gone, then `Conflict`.
+    pub fn remove(&self) -> Result<()> {
+        match &self.layout {
+            Layout::Unified(group) => group.remove(),
+            Layout::Legacy(groups, unified) => {
+                if let Some(unified) = unified {
+                    unified.remove()?;
+                }
+                groups.remove()
+            }
+        }
+    }
+
+    /// The way in.
+    pub(super) fn entrance(&self) -> Result<Entrance> {
+        let (unified, groups) = match &self.layout {
+            Layout::Unified(group) => (Some(group), None),
+            Layout::Legacy(groups, unified) => (unified.as_ref(), Some(groups)),
+        };
+        Ok(Entrance {
+            directory: unified.map(v2::Group::directory).transpose()?,
+            procs: unified.map(v2::Group::procs).transpose()?,
+            tasks: groups.map(v1::Groups::tasks).transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// What a `cgroup` mount shows: names below `/sys/fs/cgroup` (none: that itself) and the directories of the host.
+    pub(super) fn views(&self) -> Vec<(Option<String>, PathBuf)> {
+        match &self.layout {
+            Layout::Unified(group) => vec![(None, group.path().to_owned())],
+            Layout::Legacy(groups, unified) => groups
+                .directories()
+                .map(|(name, path)| (Some(name.to_owned()), path.to_owned()))
+                .chain(
+                    unified
+                        .iter()
+                        .map(|group| (Some("unified".to_owned()), group.path().to_owned())),
+                )
+                .collect(),
+        }
+    }
+
+    /// Whether devices are limited by the cgroup, so that device nodes of the container's own making do no harm.
+    pub(super) fn limits_devices(&self) -> bool {
+        match &self.layout {
+            Layout::Unified(_) => v2::LIMITS_DEVICES,
+            Layout::Legacy(groups, _) => groups.limits_devices(),
+        }
+    }
+}
+
+/// The path below a hierarchy's root.
+fn relative(path: &Path) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(Error::Invalid(format!(
+                    "cgroupsPath {} must not contain `..`",
+                    path.display()
+                )));
+            }
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        return Err(Error::Invalid(
+            "cgroupsPath names the root of the hierarchy: a container needs a cgroup of its own".to_owned(),
+        ));
+    }
+    Ok(clean)
+}
+
+fn signal_one(pid: i32, signal: i32) -> Result<()> {
+    let attempt = || format!("send signal {signal} to process {pid}");
+    let signal =
+        nix::sys::signal::Signal::try_from(signal).map_err(|_| Error::Invalid(format!("there is no signal {signal}")))?;
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(e) => Err(Error::io(attempt(), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The parent's side of making a container: cgroup, mounts made ready, the process, its user namespace, its limits, hooks.
+
+use super::{
+    Created, Rootfs, Setup,
+    cgroup::Cgroup,
+    hooks::{self, About, Moment},
+    init::{self, Context},
+    mounts,
+    plan::Plan,
+    spawn::{self, Child},
+    sys,
+};
+use crate::{Error, Result};
+use rustix::fs::{Mode, OFlags, open};
+use std::{
+    cell::RefCell,
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+/// See `container::create`.
+pub(super) fn create(setup: &Setup) -> Result<Created> {
+    let plan = Plan::new(&setup.id, &setup.spec)?;
+    let linux = setup.spec.linux().as_ref();
+    let cgroup = Cgroup::create(&plan.cgroup, linux.and_then(|linux| linux.resources().as_ref()))?;
+    match launch(setup, &plan, &cgroup) {
+        Ok((child, terminal, about)) => {
+            let (pid, pidfd, channel) = child.keep()?;
+            Ok(Created {
+                pid,
+                pidfd,
+                terminal,
+                cgroup,
+                channel: Some(channel),
+                hooks: setup.spec.hooks().clone(),
+                about,
+            })
+        }
+        Err(error) => {
+            let _ = cgroup.signal_all(libc::SIGKILL);
+            let _ = cgroup.remove();
+            Err(error)
+        }
+    }
+}
+
+fn launch(setup: &Setup, plan: &Plan, cgroup: &Cgroup) -> Result<(Child, Option<OwnedFd>, About)> {
+    let mounts = mounts::Plan::new(&setup.spec, !plan.user, cgroup.limits_devices())?;
+    let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup)?;
+    let about = About::new(&setup.id, &setup.bundle, &setup.spec);
+    let hooks = setup.spec.hooks().as_ref();
+    let rootfs = absolute(&setup.rootfs, &setup.bundle);
+    // Where ids are mapped the layers must be so as well, which takes the namespace first.
+    let root = match plan.maps {
+        Some(_) => None,
+        None => Some(mounts::root(&rootfs, mounts.nodev(), None)?),
+    };
+    let joined = Joined::open(plan)?;
+    let context = Context {
+        plan,
+        mounts: &mounts,
+        prepared: &prepared,
+        root: RefCell::new(root),
+        mount_namespace: joined.mount.as_ref(),
+        stdio: &setup.stdio,
+        hooks,
+        about: &about,
+    };
+    let entrance = cgroup.entrance()?;
+    let child = joined.with(|| match &joined.user {
+        None => spawn::spawn(plan.new, &entrance, |channel| init::main(channel, &context)),
+        Some(user) => {
+            let enter = || {
+                sys::setns(user.as_fd(), libc::CLONE_NEWUSER as u64).map_err(|e| Error::io("join the user namespace", e))
+            };
+            spawn::spawn_through(enter, plan.new, &entrance, |channel| init::main(channel, &context))
+        }
+    })?;
+    let channel = child.channel()?;
+    if let Some((uids, gids)) = &plan.maps {
+        let root = map(child.pid(), uids, gids, &rootfs, mounts.nodev())?;
+        channel.send(&super::channel::Word::Done(Some(root)))?;
+    }
+    if init::parent_has_hooks(hooks) {
+        channel.wait()?;
+        hooks::run(hooks, Moment::Prestart, &about, Some(child.pid()))?;
+        hooks::run(hooks, Moment::CreateRuntime, &about, Some(child.pid()))?;
+        channel.send(&super::channel::Word::Go)?;
+    }
+    let terminal = channel.wait()?;
+    plan.process.limit(child.pid())?;
+    Ok((child, terminal, about))
+}
+
+/// Writes the maps of a new user namespace, and makes the root for it.
+fn map(pid: i32, uids: &str, gids: &str, rootfs: &Rootfs, nodev: bool) -> Result<OwnedFd> {
+    for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
+        fs::write(format!("/proc/{pid}/{file}"), text).map_err(|e| {
+            let map = text.trim().replace('\n', ", ");
+            Error::io(format!("set the user namespace's {file} to `{map}`"), e)
+        })?;
+    }
+    let namespace = namespace(pid, "user")?;
+    mounts::root(rootfs, nodev, Some(namespace.as_fd()))
+}
+
+/// A process's namespace.
+pub(super) fn namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+    open_namespace(Path::new(&format!("/proc/{pid}/ns/{kind}")))
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io(format!("open the namespace {}", path.display()), e))
+}
+
+fn absolute(rootfs: &Rootfs, bundle: &Path) -> Rootfs {
+    match rootfs {
+        Rootfs::Path(path) => Rootfs::Path(bundle.join(path)),
+        overlay @ Rootfs::Overlay { .. } => overlay.clone(),
+    }
+}
+
+/// Namespaces to join. Most are joined by the parent for the moment in which the process is born, so that a new user namespace of the
+/// process does not stand in the way.
+struct Joined {
+    around: Vec<(u64, OwnedFd, OwnedFd)>,
+    mount: Option<OwnedFd>,
+    user: Option<OwnedFd>,
+}
+
+impl Joined {
+    fn open(plan: &Plan) -> Result<Self> {
+        let mut joined = Self {
+            around: Vec::new(),
+            mount: None,
+            user: None,
+        };
+        for (kind, path) in &plan.joined {
+            let there = open_namespace(path)?;
+            let own = match i32::try_from(*kind).unwrap_or(0) {
+                libc::CLONE_NEWNS => {
+                    joined.mount = Some(there);
+                    continue;
+                }
+                libc::CLONE_NEWUSER => {
+                    joined.user = Some(there);
+                    continue;
+                }
+                libc::CLONE_NEWNET => "net",
+                libc::CLONE_NEWIPC => "ipc",
+                libc::CLONE_NEWUTS => "uts",
+                libc::CLONE_NEWPID => "pid",
+                libc::CLONE_NEWCGROUP => "cgroup",
+                _ => "time",
+            };
+            let own = open_namespace(Path::new("/proc/self/ns").join(own).as_path())?;
+            joined.around.push((*kind, there, own));
+        }
+        Ok(joined)
+    }
+
+    /// Does something in the namespaces, and comes back.
+    fn with<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut entered = Vec::new();
+        let mut result = Ok(());
+        for (kind, there, own) in &self.around {
+            if let Err(e) = sys::setns(there.as_fd(), *kind) {
+                result = Err(Error::io(format!("join a namespace of kind {kind:#x}"), e));
+                break;
+            }
+            entered.push((*kind, own));
+        }
+        let result = result.and_then(|()| work());
+        for (kind, own) in entered {
+            sys::setns(own.as_fd(), kind).map_err(|e| Error::io(format!("return from a namespace of kind {kind:#x}"), e))?;
+        }
+        result
+    }
+}

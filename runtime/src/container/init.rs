@@ -1,0 +1,140 @@
+//! The container's first process from its birth to its program. Everything here runs in the new process; what fails goes to the parent.
+
+use super::{
+    Stdio,
+    channel::{Channel, Word},
+    hooks::{self, About, Moment},
+    mounts,
+    plan::Plan,
+    process, sys, terminal,
+};
+use crate::{Error, Result};
+use oci_spec::runtime::Hooks;
+use std::{
+    cell::RefCell,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// What the parent made ready.
+#[derive(Debug)]
+pub(super) struct Context<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) mounts: &'a mounts::Plan,
+    pub(super) prepared: &'a mounts::Prepared,
+    /// None: the parent sends it, once the user namespace is mapped.
+    pub(super) root: RefCell<Option<OwnedFd>>,
+    /// A mount namespace to join.
+    pub(super) mount_namespace: Option<&'a OwnedFd>,
+    pub(super) stdio: &'a Stdio,
+    pub(super) hooks: Option<&'a Hooks>,
+    pub(super) about: &'a About,
+}
+
+/// Whether the parent must run hooks before the root is changed.
+pub(super) fn parent_has_hooks(hooks: Option<&Hooks>) -> bool {
+    !Moment::Prestart.of(hooks).is_empty() || !Moment::CreateRuntime.of(hooks).is_empty()
+}
+
+/// Runs as the new process; returns only what failed.
+pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
+    match build(channel, context) {
+        Ok(()) => {}
+        Err(error) => return error,
+    }
+    match channel.wait() {
+        Ok(_) => {}
+        Err(error) => return error,
+    }
+    if let Err(error) = hooks::run(context.hooks, Moment::StartContainer, context.about, Some(1)) {
+        return error;
+    }
+    context.plan.process.exec()
+}
+
+fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
+    let plan = context.plan;
+    begin()?;
+    let mut root = context.root.borrow_mut().take();
+    if plan.user {
+        if plan.maps.is_some() {
+            root = channel.wait()?;
+        }
+        become_root()?;
+    }
+    if plan.new_cgroup {
+        sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(|e| Error::io("make a cgroup namespace", e))?;
+    }
+    if let Some(namespace) = context.mount_namespace {
+        sys::setns(namespace.as_fd(), libc::CLONE_NEWNS as u64).map_err(|e| Error::io("join the mount namespace", e))?;
+    }
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).map_err(|e| Error::io(format!("set the hostname {name}"), e))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).map_err(|e| Error::io(format!("set the domainname {name}"), e))?;
+    }
+    streams(context.stdio, plan.process.uid)?;
+    let root = root.ok_or_else(|| Error::Internal("the container got no root".to_owned()))?;
+    mounts::detach_host()?;
+    mounts::build(&root, context.mounts, context.prepared, &plan.process.cwd)?;
+    if parent_has_hooks(context.hooks) {
+        channel.send(&Word::Done(None))?;
+        channel.wait()?;
+    }
+    hooks::run(context.hooks, Moment::CreateContainer, context.about, Some(1))?;
+    mounts::finish(&root, context.mounts)?;
+    mounts::proc_files(&plan.sysctl)?;
+    let master = console(context.stdio, plan.process.uid, true)?;
+    channel.send(&Word::Done(master))
+}
+
+/// What every process of a container does first. It is still a copy of the runtime: until it runs its program nobody in the container may look
+/// into it or get hold of the runtime's program through it (CVE-2019-5736), so it is not dumpable.
+pub(super) fn begin() -> Result<()> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(|e| Error::io("make the process private", e))?;
+    sys::reset_signals();
+    // It may lead a session already.
+    let _ = rustix::process::setsid();
+    sys::umask(0);
+    Ok(())
+}
+
+/// Root of the user namespace, where it has one.
+fn become_root() -> Result<()> {
+    let set = sys::set_groups(&[]).and_then(|()| sys::set_gid(0)).and_then(|()| sys::set_uid(0));
+    match set {
+        // Root is not mapped: it does what it may as it is.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => Ok(()),
+        other => other.map_err(|e| Error::io("become root of the user namespace", e)),
+    }
+}
+
+/// Puts given streams in place.
+pub(super) fn streams(stdio: &Stdio, uid: u32) -> Result<()> {
+    let Stdio::Fds { stdin, stdout, stderr } = stdio else {
+        return Ok(());
+    };
+    // Copies first: one of them may be where another one goes.
+    let copies = [stdin, stdout, stderr]
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::io("copy a standard stream", e)));
+    for (at, copy) in (0..).zip(copies) {
+        sys::place(copy?.as_fd(), at).map_err(|e| Error::io("put a standard stream in place", e))?;
+    }
+    process::own_streams(uid);
+    Ok(())
+}
+
+/// Makes the terminal, where one is asked for; returns the master side.
+pub(super) fn console(stdio: &Stdio, uid: u32, first: bool) -> Result<Option<OwnedFd>> {
+    let Stdio::Terminal { size } = stdio else {
+        return Ok(None);
+    };
+    let pair = terminal::make(*size)?;
+    let slave: BorrowedFd<'_> = pair.slave.as_fd();
+    if first {
+        mounts::console(slave)?;
+    }
+    terminal::take(slave)?;
+    process::own_streams(uid);
+    Ok(Some(pair.master))
+}

@@ -1,0 +1,184 @@
+//! The container's part: attaches everything in its own mount namespace and leaves the host's file systems behind.
+
+use super::{
+    FromHost, Plan, Prepared, Wanted, attach_at, devices, kernel, mask,
+    options::{NODEV, NOEXEC, NOSUID, Options, PRIVATE, RDONLY, Recursive, SLAVE},
+    prepare,
+};
+use crate::container::sys::{self, MountAttr};
+use crate::{Error, Result};
+use rustix::{
+    fs::{CWD, Mode, OFlags, fstatfs, open, openat},
+    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+};
+use std::{
+    io::Write,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// Keeps what happens to mounts here from the host. The first step in a new mount namespace.
+pub(crate) fn detach_host() -> Result<()> {
+    let slash = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::io("open the root", e))?;
+    let slave = MountAttr {
+        propagation: SLAVE,
+        ..MountAttr::default()
+    };
+    kernel::set(slash.as_fd(), true, &slave)
+}
+
+/// Attaches the root over the host's, and everything in it. The host's file systems are still there.
+pub(crate) fn build(root: &OwnedFd, plan: &Plan, prepared: &Prepared, cwd: &Path) -> Result<()> {
+    let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(root, "", CWD, "/", over).map_err(|e| Error::io("attach the container's root", e))?;
+    let root = root.as_fd();
+    let mut readonly_later = Vec::new();
+    for (wanted, from_host) in plan.mounts.iter().zip(&prepared.from_host) {
+        match from_host {
+            Some(FromHost::Bind(mount, kind)) => {
+                outside_proc(root, wanted, *kind)?;
+                attach_at(root, mount.as_fd(), &wanted.destination, *kind)?;
+            }
+            Some(FromHost::Hierarchies(views)) => readonly_later.push(hierarchies(root, wanted, views)?),
+            None => readonly_later.extend(file_system(root, plan, wanted)?),
+        }
+    }
+    if !plan.mounts.iter().any(|m| m.options.bind.is_some() && m.destination == Path::new("/dev")) {
+        devices::make(root, plan, prepared)?;
+    }
+    let readonly = MountAttr {
+        set: RDONLY,
+        ..MountAttr::default()
+    };
+    for mount in readonly_later {
+        kernel::set(mount.as_fd(), false, &readonly)?;
+    }
+    // It is made where it is missing; where it cannot be, changing to it will say so.
+    let _ = kernel::make(root, cwd, kernel::Kind::Directory, 0o755);
+    mask::protect(root, &plan.readonly)?;
+    mask::hide(root, &plan.masked)?;
+    if plan.root_readonly {
+        kernel::set(root, false, &readonly)?;
+    }
+    Ok(())
+}
+
+/// Makes the container's root the root, and lets go of the host's.
+pub(crate) fn finish(root: &OwnedFd, plan: &Plan) -> Result<()> {
+    let failed = |what: &str| {
+        let attempt = what.to_owned();
+        move |e: rustix::io::Errno| Error::io(attempt, e)
+    };
+    rustix::process::fchdir(root).map_err(failed("change to the container's root"))?;
+    sys::pivot_here().map_err(|e| Error::io("make the container's root the root (pivot_root)", e))?;
+    // The old root lies on top of the new one now.
+    unmount(".", UnmountFlags::DETACH).map_err(failed("take away the host's file systems"))?;
+    rustix::process::chdir("/").map_err(failed("change to the new root"))?;
+    if let Some((propagation, Recursive(recursive))) = plan.root_propagation {
+        let attr = MountAttr {
+            propagation,
+            ..MountAttr::default()
+        };
+        kernel::set(root.as_fd(), recursive, &attr)?;
+    } else {
+        let attr = MountAttr {
+            propagation: PRIVATE,
+            ..MountAttr::default()
+        };
+        kernel::set(root.as_fd(), false, &attr)?;
+    }
+    Ok(())
+}
+
+/// Writes files below `/proc` through a procfs of its own that nobody else can reach or cover (CVE-2025-52881). The writer's pid
+/// namespace must be the container's.
+pub(crate) fn proc_files(files: &[(String, String)]) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let proc = kernel::new("proc", Some("proc"), &Options::default())?;
+    for (path, value) in files {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&proc, path.as_str(), flags, Mode::empty()).map_err(|e| match e {
+            rustix::io::Errno::NOENT => Error::Unsupported(format!("this kernel has no /proc/{path}")),
+            e => Error::io(format!("open /proc/{path}"), e),
+        })?;
+        std::fs::File::from(file)
+            .write_all(value.as_bytes())
+            .map_err(|e| Error::io(format!("write `{value}` to /proc/{path}"), e))?;
+    }
+    Ok(())
+}
+
+/// A new file system of the spec. Returned where it becomes read-only later, when everything in it is made.
+fn file_system(root: BorrowedFd<'_>, plan: &Plan, wanted: &Wanted) -> Result<Option<OwnedFd>> {
+    let mut options = wanted.options.clone();
+    let later = wanted.kind == "tmpfs" && options.attr.set & RDONLY != 0;
+    if later {
+        options.attr.set &= !RDONLY;
+    }
+    if plan.nodev && wanted.kind != "devpts" {
+        options.attr.set |= NODEV;
+    }
+    // These two take no `source`, or do without.
+    let source = wanted.source.as_deref().and_then(Path::to_str);
+    let mount = kernel::new(&wanted.kind, source, &options)
+        .map_err(|e| match e {
+            Error::Io { attempt, source } => Error::io(format!("{attempt} ({})", wanted.destination.display()), source),
+            other => other,
+        })?;
+    kernel::set(mount.as_fd(), true, &wanted.options.below)?;
+    prepare::propagation(mount.as_fd(), wanted)?;
+    if wanted.kind != "proc" {
+        outside_proc(root, wanted, kernel::Kind::Directory)?;
+    }
+    attach_at(root, mount.as_fd(), &wanted.destination, kernel::Kind::Directory)?;
+    Ok(later.then_some(mount))
+}
+
+/// cgroup v1: a small tmpfs with one directory per hierarchy.
+fn hierarchies(root: BorrowedFd<'_>, wanted: &Wanted, views: &[(String, OwnedFd)]) -> Result<OwnedFd> {
+    let mut options = Options::with(NOSUID | NODEV | NOEXEC);
+    options.data.push(("mode".to_owned(), Some("755".to_owned())));
+    let directory = kernel::new("tmpfs", Some("tmpfs"), &options)?;
+    attach_at(root, directory.as_fd(), &wanted.destination, kernel::Kind::Directory)?;
+    for (name, mount) in views {
+        attach_at(root, mount.as_fd(), &wanted.destination.join(name), kernel::Kind::Directory)?;
+        // `cpu,cpuacct` under the single names too.
+        for alias in name.split(',').filter(|alias| alias != name) {
+            rustix::fs::symlinkat(name.as_str(), &directory, alias)
+                .map_err(|e| Error::io(format!("make the link {alias} to the cgroups {name}"), e))?;
+        }
+    }
+    Ok(directory)
+}
+
+/// Files of `/proc` that may be replaced, as lxcfs does.
+const PROC_FILES: [&str; 10] = [
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo", "/proc/stat", "/proc/swaps",
+    "/proc/uptime", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid",
+];
+
+/// Nothing is mounted over or in `/proc`: what the runtime and the container's programs read and write there must be the kernel's.
+fn outside_proc(root: BorrowedFd<'_>, wanted: &Wanted, kind: kernel::Kind) -> Result<()> {
+    let whole = wanted.destination == Path::new("/proc") && wanted.kind != "tmpfs";
+    if whole || PROC_FILES.iter().any(|file| wanted.destination == Path::new(file)) {
+        return Ok(());
+    }
+    let place = kernel::place(root, &wanted.destination, kind)?;
+    let found = fstatfs(&place).map_err(|e| Error::io("look at a mount point", e))?;
+    if u64::try_from(found.f_type) == Ok(kernel::PROC_MAGIC) || wanted.destination.starts_with("/proc") {
+        return Err(Error::Invalid(format!(
+            "the mount on {} would lie in /proc, which is not allowed",
+            wanted.destination.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Puts the terminal's slave at `/dev/console`. The root is the container's already.
+pub(crate) fn console(slave: BorrowedFd<'_>) -> Result<()> {
+    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::io("open the root", e))?;
+    let mount = kernel::copy(slave, false)?;
+    attach_at(root.as_fd(), mount.as_fd(), Path::new("/dev/console"), kernel::Kind::File)
+}

@@ -1,0 +1,402 @@
+//! What a process becomes before its program runs (OCI config, "Process"): user, capabilities, limits, filter, directory. The same for
+//! a container's first process and for those that come later. Must not know of namespaces or mounts.
+
+use super::{
+    caps, mounts,
+    seccomp::{self, Filter},
+    sys,
+};
+use crate::{Error, Result};
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxPersonalityDomain, PosixRlimitType, Process, Spec,
+};
+use rustix::fs::{Mode, OFlags, fstat, open, stat};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+/// Where programs are looked for if the process has no `PATH`.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// A process of the spec, checked and put into the kernel's terms.
+#[derive(Debug)]
+pub(super) struct Plan {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    /// The programs to try, in this order.
+    programs: Vec<CString>,
+    pub(super) cwd: PathBuf,
+    pub(super) uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    umask: u32,
+    caps: caps::Sets,
+    no_new_privileges: bool,
+    filter: Option<Filter>,
+    persona: Option<u64>,
+    io_priority: Option<(u32, u32)>,
+    limits: Vec<(u32, u64, u64)>,
+    oom_score_adj: Option<i32>,
+    /// Files below `/proc` with the labels of the program to come.
+    labels: Vec<(String, String)>,
+    /// Device and inode of this very program, which no container may run.
+    own: Option<(u64, u64)>,
+}
+
+impl Plan {
+    /// Checks a process.
+    pub(super) fn new(process: &Process, spec: &Spec) -> Result<Self> {
+        let args = process.args().as_deref().unwrap_or_default();
+        let Some(program) = args.first().filter(|program| !program.is_empty()) else {
+            return Err(Error::Invalid("the process has no program: process.args is empty".to_owned()));
+        };
+        unsupported(process)?;
+        let env = process.env().as_deref().unwrap_or_default();
+        let cwd = process.cwd();
+        if !cwd.is_absolute() {
+            return Err(Error::Invalid(format!(
+                "the working directory `{}` must be an absolute path in the container",
+                cwd.display()
+            )));
+        }
+        let linux = spec.linux().as_ref();
+        let user = process.user();
+        Ok(Self {
+            programs: programs(program, env)?,
+            args: strings(args)?,
+            env: strings(env)?,
+            cwd: cwd.clone(),
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask().unwrap_or(0o022) & 0o777,
+            caps: caps::sets(process.capabilities().as_ref())?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            filter: linux
+                .and_then(|linux| linux.seccomp().as_ref())
+                .map(seccomp::compile)
+                .transpose()?,
+            persona: linux
+                .and_then(|linux| linux.personality().as_ref())
+                .map(|persona| match persona.domain() {
+                    _ if persona.flags().as_ref().is_some_and(|flags| !flags.is_empty()) => {
+                        Err(Error::Unsupported("personality flags are not supported".to_owned()))
+                    }
+                    LinuxPersonalityDomain::PerLinux => Ok(0),
+                    LinuxPersonalityDomain::PerLinux32 => Ok(8),
+                })
+                .transpose()?,
+            io_priority: process
+                .io_priority()
+                .as_ref()
+                .map(|priority| {
+                    let class = match priority.class() {
+                        IOPriorityClass::IoprioClassRt => 1,
+                        IOPriorityClass::IoprioClassBe => 2,
+                        IOPriorityClass::IoprioClassIdle => 3,
+                    };
+                    match u32::try_from(priority.priority()) {
+                        Ok(level) if level < 8 => Ok((class, level)),
+                        _ => Err(Error::Invalid("ioPriority.priority must be from 0 to 7".to_owned())),
+                    }
+                })
+                .transpose()?,
+            limits: limits(process)?,
+            oom_score_adj: process.oom_score_adj(),
+            labels: labels(process)?,
+            own: stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino)),
+        })
+    }
+
+    /// The parent's part, for it has the rights on the host: resource limits and the OOM score of a process that does not run its
+    /// program yet.
+    pub(super) fn limit(&self, pid: i32) -> Result<()> {
+        if let Some(score) = self.oom_score_adj {
+            std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+                .map_err(|e| Error::io(format!("set the container's oom_score_adj to {score}"), e))?;
+        }
+        for &(resource, soft, hard) in &self.limits {
+            sys::prlimit(pid, resource, soft, hard).map_err(|e| {
+                Error::io(
+                    format!("set the container's resource limit number {resource} to {soft} (hard {hard})"),
+                    e,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Becomes the process. Returns only if that failed.
+    pub(super) fn exec(&self) -> Error {
+        match self.prepare() {
+            Ok(()) => self.run(),
+            Err(error) => error,
+        }
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let io = |attempt: &'static str| move |e: io::Error| Error::io(attempt, e);
+        mounts::proc_files(&self.labels)?;
+        if let Some(persona) = self.persona {
+            sys::personality(persona).map_err(io("set the personality"))?;
+        }
+        if let Some((class, level)) = self.io_priority {
+            sys::io_priority(class, level).map_err(io("set the I/O priority"))?;
+        }
+        let entered = self.enter_cwd();
+        caps::bound(&self.caps)?;
+        sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(io("keep capabilities over the change of user"))?;
+        sys::set_groups(&self.groups).map_err(io("set the supplementary groups"))?;
+        sys::set_gid(self.gid).map_err(|e| Error::io(format!("become group {}", self.gid), e))?;
+        sys::set_uid(self.uid).map_err(|e| Error::io(format!("become user {}", self.uid), e))?;
+        sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(io("drop capabilities"))?;
+        if let Err(error) = entered {
+            // What root (mapped, or squashed by a network file system) may not enter the user may.
+            if !matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied) {
+                return Err(error);
+            }
+            self.enter_cwd()?;
+        }
+        sys::umask(self.umask);
+        // Every descriptor but the standard streams ends with this program (CVE-2024-21626).
+        sys::cloexec_from(3).map_err(io("mark descriptors to be closed"))?;
+        if let Some(filter) = self.filter.as_ref().filter(|_| !self.no_new_privileges) {
+            // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter; it goes right after.
+            let (effective, permitted) = (self.caps.effective | CAP_SYS_ADMIN, self.caps.permitted | CAP_SYS_ADMIN);
+            sys::capset(effective, permitted, self.caps.inheritable).map_err(io("keep CAP_SYS_ADMIN for the filter"))?;
+            sys::seccomp(&filter.program, filter.flags).map_err(io("load the seccomp filter"))?;
+        }
+        caps::apply(&self.caps)?;
+        if self.no_new_privileges {
+            sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(io("set no_new_privs"))?;
+            if let Some(filter) = &self.filter {
+                sys::seccomp(&filter.program, filter.flags).map_err(io("load the seccomp filter"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes to the working directory and makes sure that it is in the root: a path like `/proc/self/fd/7` may lead out of it
+    /// (CVE-2024-21626).
+    fn enter_cwd(&self) -> Result<()> {
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => Error::NotFound(format!(
+                "the working directory {} is not in the container",
+                self.cwd.display()
+            )),
+            _ => Error::io(format!("change to the working directory {}", self.cwd.display()), e),
+        };
+        rustix::process::chdir(&self.cwd).map_err(|e| failed(e.into()))?;
+        match sys::getcwd() {
+            Ok(path) if path.first() == Some(&b'/') => Ok(()),
+            Ok(_) => Err(Error::Invalid(format!(
+                "the working directory {} leads out of the container's root",
+                self.cwd.display()
+            ))),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    fn run(&self) -> Error {
+        let name = self.args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut denied = None;
+        for program in &self.programs {
+            if self.is_own(program) {
+                return Error::Invalid(format!(
+                    "`{name}` is the runtime's own program, which no container may run (CVE-2019-5736)"
+                ));
+            }
+            let error = sys::execve(program, &self.args, &self.env);
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {
+                    let path = program.to_string_lossy();
+                    if stat(program.as_c_str()).is_ok() {
+                        return Error::NotFound(format!(
+                            "cannot run `{name}`: {path} is there, but the interpreter or loader that it needs is not in the \
+                             container"
+                        ));
+                    }
+                }
+                Some(libc::EACCES) => denied = Some(error),
+                _ => return Error::io(format!("run `{name}` in the container"), error),
+            }
+        }
+        match denied {
+            Some(error) => Error::io(format!("run `{name}` in the container"), error),
+            None if name.contains('/') => Error::NotFound(format!("cannot run `{name}`: there is no such file in the container")),
+            None => Error::NotFound(format!(
+                "cannot run `{name}`: there is no such program in the container's PATH ({})",
+                search_path(&self.env)
+            )),
+        }
+    }
+
+    /// Whether a program is this one, or a script for it.
+    fn is_own(&self, program: &std::ffi::CStr) -> bool {
+        let same = |stat: rustix::fs::Stat| self.own == Some((stat.st_dev, stat.st_ino));
+        if stat(program).is_ok_and(same) {
+            return true;
+        }
+        let Ok(file) = open(program, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) else {
+            return false;
+        };
+        if fstat(&file).is_ok_and(same) {
+            return true;
+        }
+        let mut head = [0u8; 256];
+        let length = rustix::io::read(&file, &mut head).unwrap_or(0);
+        let interpreter = head
+            .get(..length)
+            .and_then(|head| head.strip_prefix(b"#!"))
+            .and_then(|line| line.split(|&b| b == b'\n').next())
+            .map(<[u8]>::trim_ascii_start)
+            .and_then(|line| line.split(u8::is_ascii_whitespace).next());
+        interpreter.is_some_and(|path| stat(path).is_ok_and(same))
+    }
+}
+
+/// Gives the standard streams to the process's user, so that it may open `/dev/stdout` anew. Those of the null device stay.
+pub(super) fn own_streams(uid: u32) {
+    for fd in rustix_stdio() {
+        let Ok(stat) = fstat(fd) else { continue };
+        if stat.st_uid != uid && !mounts::is_device(fd, 1, 3) {
+            // Some files cannot change hands; then they stay as they are.
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
+    }
+}
+
+fn rustix_stdio() -> [BorrowedFd<'static>; 3] {
+    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
+}
+
+fn strings(list: &[String]) -> Result<Vec<CString>> {
+    list.iter()
+        .map(|s| {
+            CString::new(s.as_str())
+                .map_err(|_| Error::Invalid(format!("`{}` has a zero byte in it", s.replace('\0', "\\0"))))
+        })
+        .collect()
+}
+
+fn programs(program: &str, env: &[String]) -> Result<Vec<CString>> {
+    if program.contains('/') {
+        return strings(&[program.to_owned()]);
+    }
+    let path = env.iter().find_map(|line| line.strip_prefix("PATH=")).unwrap_or(PATH);
+    let candidates: Vec<String> = path
+        .split(':')
+        .map(|directory| if directory.is_empty() { "." } else { directory })
+        .map(|directory| format!("{}/{program}", directory.trim_end_matches('/')))
+        .collect();
+    strings(&candidates)
+}
+
+fn search_path(env: &[CString]) -> String {
+    env.iter()
+        .find_map(|line| line.to_str().ok()?.strip_prefix("PATH=").map(str::to_owned))
+        .unwrap_or_else(|| PATH.to_owned())
+}
+
+fn unsupported(process: &Process) -> Result<()> {
+    let refuse = |asked: bool, what: &str| {
+        if asked {
+            Err(Error::Unsupported(format!("process.{what} is not supported by this runtime")))
+        } else {
+            Ok(())
+        }
+    };
+    refuse(process.scheduler().is_some(), "scheduler")?;
+    refuse(process.exec_cpu_affinity().is_some(), "execCPUAffinity")?;
+    refuse(process.command_line().is_some(), "commandLine (a field for Windows)")?;
+    refuse(process.user().username().is_some(), "user.username (a field for Windows)")
+}
+
+fn labels(process: &Process) -> Result<Vec<(String, String)>> {
+    let mut labels = Vec::new();
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !p.is_empty() && *p != "unconfined") {
+        if std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")) {
+            labels.push(("self/attr/apparmor/exec".to_owned(), format!("exec {profile}")));
+        } else {
+            return Err(Error::Unsupported(format!(
+                "the AppArmor profile `{profile}` is asked for, but this kernel has no AppArmor or it is not enabled"
+            )));
+        }
+    }
+    if let Some(label) = process.selinux_label().as_deref().filter(|l| !l.is_empty()) {
+        if Path::new("/sys/fs/selinux/enforce").exists() {
+            labels.push(("self/attr/exec".to_owned(), label.to_owned()));
+        } else {
+            return Err(Error::Unsupported(format!(
+                "the SELinux label `{label}` is asked for, but this kernel has no SELinux or it is not enabled"
+            )));
+        }
+    }
+    Ok(labels)
+}
+
+fn limits(process: &Process) -> Result<Vec<(u32, u64, u64)>> {
+    let mut seen = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+            PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+            PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+            PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+            PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+            PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+            PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+            PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+            PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+            PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+            PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+            PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+            PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+            PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+            PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+            PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+        };
+        if limit.soft() > limit.hard() {
+            return Err(Error::Invalid(format!("{:?}: the soft limit is above the hard one", limit.typ())));
+        }
+        if seen.iter().any(|&(other, _, _)| other == resource) {
+            return Err(Error::Invalid(format!("{:?} is given twice", limit.typ())));
+        }
+        seen.push((resource, limit.soft(), limit.hard()));
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(json: &str) -> Result<Plan> {
+        let spec: Spec = serde_json::from_str(r#"{"ociVersion":"1.2.0"}"#).unwrap();
+        Plan::new(&serde_json::from_str(json).unwrap(), &spec)
+    }
+
+    #[test]
+    fn a_program_without_a_slash_is_looked_for_in_the_path() {
+        let programs = |args: &[&str]| programs("sh", &args.iter().map(|&s| s.to_owned()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(programs(&["PATH=/a:/b/"]), [c"/a/sh".to_owned(), c"/b/sh".to_owned()]);
+        assert_eq!(programs(&[]).len(), 6);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_made_as_asked_is_refused() {
+        let process = |more: &str| plan(&format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["x"]{more}}}"#));
+        assert!(process("").is_ok());
+        assert!(process(r#","apparmorProfile":"unconfined""#).is_ok());
+        assert!(process(r#","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9}"#).is_err());
+        assert!(process(r#","rlimits":[{"type":"RLIMIT_NOFILE","soft":2,"hard":1}]"#).is_err());
+        assert!(process(r#","scheduler":{"policy":"SCHED_BATCH"}"#).is_err());
+        assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":[]}"#).is_err());
+        assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"tmp","args":["x"]}"#).is_err());
+        assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["a\u0000b"]}"#).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! The filter of system calls (OCI config-linux, "Seccomp"), compiled to classic BPF. Pure; must not know of processes.
+//!
+//! The filter is for this machine's own system calls. Those of another architecture that the kernel also offers (32-bit x86 and x32
+//! on x86_64, 32-bit ARM on aarch64) end the process, also where the spec lists that architecture.
+
+mod aarch64;
+mod bpf;
+mod profile;
+mod x86_64;
+
+use super::sys::Instruction;
+use crate::{Error, Result};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
+use std::collections::BTreeMap;
+
+pub use profile::{default_seccomp, default_seccomp_for};
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE: Native = Native {
+    arch: Arch::ScmpArchX86_64,
+    audit: 0xc000_003e,
+    numbers: x86_64::X86_64,
+    others: aarch64::AARCH64,
+};
+#[cfg(target_arch = "aarch64")]
+const NATIVE: Native = Native {
+    arch: Arch::ScmpArchAarch64,
+    audit: 0xc000_00b7,
+    numbers: aarch64::AARCH64,
+    others: x86_64::X86_64,
+};
+
+/// This machine.
+struct Native {
+    arch: Arch,
+    /// The kernel's `AUDIT_ARCH_…`.
+    audit: u32,
+    numbers: &'static [(&'static str, u32)],
+    others: &'static [(&'static str, u32)],
+}
+
+/// System calls that only 32-bit architectures have: profiles name them.
+const ELSEWHERE: &[&str] = &[
+    "_llseek", "_newselect", "arm_fadvise64_64", "arm_sync_file_range", "breakpoint", "cacheflush", "chown32", "clock_adjtime64",
+    "clock_getres_time64", "clock_gettime64", "clock_nanosleep_time64", "clock_settime64", "fadvise64_64", "fchown32",
+    "fcntl64", "fstat64", "fstatat64", "fstatfs64", "ftruncate64", "futex_time64", "getegid32", "geteuid32", "getgid32",
+    "getgroups32", "getresgid32", "getresuid32", "getuid32", "io_pgetevents_time64", "ipc", "lchown32", "lstat64", "mmap2",
+    "mq_timedreceive_time64", "mq_timedsend_time64", "nice", "oldfstat", "oldlstat", "oldolduname", "oldstat", "olduname",
+    "ppoll_time64", "pselect6_time64", "recv", "recvmmsg_time64", "rt_sigtimedwait_time64", "sched_rr_get_interval_time64",
+    "semtimedop_time64", "send", "sendfile64", "set_tls", "setfsgid32", "setfsuid32", "setgid32", "setgroups32",
+    "setregid32", "setresgid32", "setresuid32", "setreuid32", "setuid32", "sgetmask", "sigaction", "signal", "sigpending",
+    "sigprocmask", "sigreturn", "sigsuspend", "socketcall", "ssetmask", "stat64", "statfs64", "stime", "sync_file_range2",
+    "timer_gettime64", "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "truncate64", "ugetrlimit", "umount",
+    "usr26", "usr32", "utimensat_time64", "vm86", "vm86old", "waitpid",
+];
+
+/// A compiled filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Filter {
+    pub(super) program: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_…`.
+    pub(super) flags: u64,
+}
+
+/// What is done about one call: the first entry whose conditions all hold. An entry without conditions ends the list.
+type Rules = Vec<(Vec<bpf::Condition>, u32)>;
+
+/// Compiles a spec's filter.
+pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
+    let architectures = spec.architectures().as_deref().unwrap_or_default();
+    let ours = |arch: &Arch| [NATIVE.arch, Arch::ScmpArchNative].contains(arch);
+    if !architectures.is_empty() && !architectures.iter().any(ours) {
+        return Err(Error::Invalid(format!(
+            "the seccomp filter is for {architectures:?}, not for this machine's {:?}",
+            NATIVE.arch
+        )));
+    }
+    if spec.listener_path().is_some() {
+        return Err(unsupported("a listener (listenerPath)"));
+    }
+    let default = action(spec.default_action(), spec.default_errno_ret())?;
+    let denies = default != action(LinuxSeccompAction::ScmpActAllow, None)?;
+    let mut rules: BTreeMap<u32, Rules> = BTreeMap::new();
+    for rule in spec.syscalls().iter().flatten() {
+        let action = action(rule.action(), rule.errno_ret())?;
+        let conditions = conditions(rule)?;
+        for name in rule.names() {
+            let Some(number) = number(name, denies && rule.action() == LinuxSeccompAction::ScmpActAllow)? else {
+                continue;
+            };
+            rules.entry(number).or_default().push((conditions.clone(), action));
+        }
+    }
+    let newest = rules.keys().next_back().copied().unwrap_or(0);
+    // A call newer than all that the filter's author knew is answered as by a kernel that does not have it, so that programs
+    // fall back to what they know; libraries do not understand EPERM there.
+    let unknown = match spec.default_action() {
+        LinuxSeccompAction::ScmpActErrno if denies && newest > 300 => bpf::errno(libc::ENOSYS as u32),
+        _ => default,
+    };
+    let mut flags = 0;
+    for flag in spec.flags().iter().flatten() {
+        flags |= match flag {
+            // There is one thread.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                return Err(unsupported("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"));
+            }
+        };
+    }
+    let program = bpf::program(NATIVE.audit, &rules, default, newest, unknown)?;
+    Ok(Filter { program, flags })
+}
+
+/// A system call's number here; none for one that this machine does not have, where that may be passed over.
+fn number(name: &str, harmless: bool) -> Result<Option<u32>> {
+    let find = |table: &[(&str, u32)]| {
+        table
+            .binary_search_by_key(&name, |(name, _)| name)
+            .ok()
+            .and_then(|at| table.get(at))
+            .map(|(_, number)| *number)
+    };
+    if let Some(number) = find(NATIVE.numbers) {
+        return Ok(Some(number));
+    }
+    // A permission for what is not known stays without effect; a prohibition must not.
+    if harmless || find(NATIVE.others).is_some() || ELSEWHERE.contains(&name) {
+        return Ok(None);
+    }
+    Err(Error::Invalid(format!("the seccomp filter names an unknown system call `{name}`")))
+}
+
+fn conditions(rule: &LinuxSyscall) -> Result<Vec<bpf::Condition>> {
+    let mut conditions = Vec::new();
+    for arg in rule.args().iter().flatten() {
+        let index = u8::try_from(arg.index()).ok().filter(|&index| index < 6).ok_or_else(|| {
+            Error::Invalid(format!(
+                "the seccomp filter tests argument {} of {:?}: there are six, from 0",
+                arg.index(),
+                rule.names()
+            ))
+        })?;
+        let value = arg.value();
+        let test = match arg.op() {
+            LinuxSeccompOperator::ScmpCmpEq => bpf::Test::Equal(value),
+            LinuxSeccompOperator::ScmpCmpNe => bpf::Test::NotEqual(value),
+            LinuxSeccompOperator::ScmpCmpLt => bpf::Test::Below(value),
+            LinuxSeccompOperator::ScmpCmpLe => bpf::Test::AtMost(value),
+            LinuxSeccompOperator::ScmpCmpGe => bpf::Test::AtLeast(value),
+            LinuxSeccompOperator::ScmpCmpGt => bpf::Test::Above(value),
+            LinuxSeccompOperator::ScmpCmpMaskedEq => bpf::Test::Masked {
+                mask: value,
+                value: arg.value_two().unwrap_or(0),
+            },
+        };
+        conditions.push(bpf::Condition { index, test });
+    }
+    Ok(conditions)
+}
+
+fn action(action: LinuxSeccompAction, data: Option<u32>) -> Result<u32> {
+    Ok(match action {
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => 0,
+        LinuxSeccompAction::ScmpActKillProcess => bpf::KILL_PROCESS,
+        LinuxSeccompAction::ScmpActTrap => 0x0003_0000,
+        LinuxSeccompAction::ScmpActErrno => bpf::errno(data.unwrap_or(libc::EPERM as u32)),
+        LinuxSeccompAction::ScmpActTrace => 0x7ff0_0000 | (data.unwrap_or(libc::EPERM as u32) & 0xffff),
+        LinuxSeccompAction::ScmpActLog => 0x7ffc_0000,
+        LinuxSeccompAction::ScmpActAllow => 0x7fff_0000,
+        LinuxSeccompAction::ScmpActNotify => return Err(unsupported("SCMP_ACT_NOTIFY")),
+    })
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::Unsupported(format!("the seccomp filter wants {what}, which this runtime does not have"))
+}
+
+#[cfg(test)]
+mod tests;
