@@ -6,33 +6,90 @@
 mod fit;
 mod view;
 
-pub use view::{Request, View};
+pub(crate) use view::{Request, View};
 
+use std::collections::BTreeSet;
 use swarm_api::model::NodeId;
 
 /// How many nodes are named in the reason that nothing fits.
 const NAMED: usize = 16;
+/// How often a slot must have been rejected by a node to avoid it.
+const REJECTIONS: usize = 2;
 
-/// The node that `request` goes to: of those that fit, one on which its slot was not rejected again and again, with
-/// the fewest tasks of its service, then the fewest tasks, then the least reserved, then the lowest id.
-///
-/// # Errors
-/// Why no node fits, node by node, for people.
-pub fn place(view: &View<'_>, request: &Request<'_>) -> Result<NodeId, String> {
-    let rank = |load: &view::Load<'_>| {
-        (
-            request.rejected_on(load.node.id),
-            load.tasks_of(request.service),
-            load.tasks,
-            load.reserved_share(),
-            load.node.id,
-        )
-    };
-    view.loads()
-        .filter(|load| fit::obstacle(view, load, request).is_none())
-        .min_by_key(|load| rank(load))
-        .map(|load| load.node.id)
-        .ok_or_else(|| explain(view, request))
+/// The fewest tasks of the service, then the fewest tasks, then the least reserved, then the image there already, then
+/// the lowest id.
+type Rank = (usize, usize, u64, bool, NodeId);
+
+/// Places tasks of one service one after the other. The nodes are looked through once, not for every task.
+pub(crate) struct Placer<'v, 'a> {
+    view: &'v mut View<'a>,
+    request: Request<'a>,
+    /// Those that fit, best first.
+    ranked: BTreeSet<Rank>,
+    explained: Option<String>,
+}
+
+impl<'v, 'a> Placer<'v, 'a> {
+    pub(crate) fn new(view: &'v mut View<'a>, request: Request<'a>) -> Self {
+        let fitting = view
+            .loads()
+            .filter(|load| fit::obstacle(view, load, &request).is_none());
+        let ranked = fitting.map(|load| rank(view, load, &request)).collect();
+        Self {
+            view,
+            request,
+            ranked,
+            explained: None,
+        }
+    }
+
+    /// The node for one more task, which is reserved there. `rejections` are the nodes that rejected earlier tasks of
+    /// its slot, once for each time: one that did so again and again is the last choice.
+    ///
+    /// # Errors
+    /// Why no node fits, node by node, for people.
+    pub(crate) fn place(&mut self, rejections: &[NodeId]) -> Result<NodeId, String> {
+        loop {
+            let Some(best) = self.best(rejections) else {
+                let explain = || explain(self.view, &self.request);
+                return Err(self.explained.get_or_insert_with(explain).clone());
+            };
+            self.ranked.remove(&best);
+            let node = best.4;
+            // Addresses are the network's: other nodes may have taken the last one.
+            let fits = |view: &View<'a>, request: &Request<'a>| {
+                let load = view.load(node)?;
+                fit::obstacle(view, load, request)
+                    .is_none()
+                    .then(|| rank(view, load, request))
+            };
+            if fits(self.view, &self.request).is_none() {
+                continue;
+            }
+            self.view.reserve(node, &self.request);
+            self.ranked.extend(fits(self.view, &self.request));
+            return Ok(node);
+        }
+    }
+
+    fn best(&self, rejections: &[NodeId]) -> Option<Rank> {
+        let rejected =
+            |rank: &&Rank| rejections.iter().filter(|n| **n == rank.4).count() >= REJECTIONS;
+        let willing = self.ranked.iter().find(|rank| !rejected(rank));
+        willing.or_else(|| self.ranked.first()).copied()
+    }
+}
+
+fn rank(view: &View<'_>, load: &view::Load<'_>, request: &Request<'_>) -> Rank {
+    let has_image =
+        (view.nodes_with(&request.spec.image)).is_some_and(|nodes| nodes.contains(&load.node.id));
+    (
+        load.tasks_of(request.service),
+        load.tasks,
+        load.reserved_share(),
+        !has_image,
+        load.node.id,
+    )
 }
 
 fn explain(view: &View<'_>, request: &Request<'_>) -> String {

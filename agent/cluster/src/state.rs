@@ -2,6 +2,22 @@
 //!
 //! `apply` is deterministic: no clock, no randomness, no I/O, no map with an order of its own.
 
+mod apply;
+mod images;
+mod networks;
+mod nodes;
+mod plan;
+mod services;
+mod tasks;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use apply::cut;
+pub(crate) use images::full_name;
+pub(crate) use tasks::is_gone;
+
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +34,8 @@ pub struct State {
     pub index: u64,
     /// For ids: grows with each object made.
     pub counter: u64,
+    /// The last VXLAN identifier that was given to a network; none is used twice.
+    pub vni: u32,
     /// Where subnets are cut from.
     pub pool: Option<Ipv4Net>,
     /// Kept for managers: opaque, sealed.
@@ -45,6 +63,23 @@ pub struct ServiceRecord {
     pub service: Service,
     /// It is being removed: no new tasks.
     pub removing: bool,
+    /// Slots that stay empty until the service is scaled: a user stopped their task, or removed it after its end.
+    pub closed: BTreeSet<u32>,
+    /// The newest task of each slot that has a record.
+    pub newest: BTreeMap<u32, Id>,
+}
+
+impl ServiceRecord {
+    /// A service without tasks.
+    #[must_use]
+    pub fn new(service: Service) -> Self {
+        Self {
+            service,
+            removing: false,
+            closed: BTreeSet::new(),
+            newest: BTreeMap::new(),
+        }
+    }
 }
 
 /// A network and which of its addresses are whose.

@@ -17,15 +17,25 @@ pub const MOST: usize = 5;
 /// voters is alive: no change could be agreed on.
 #[must_use]
 pub fn choose(managers: &BTreeMap<NodeId, bool>, current: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    choose_without(managers, current, None)
+}
+
+/// As [`choose`], where `leaving`, if any, is alive and still counts for the majority, but is not to vote any more.
+#[must_use]
+pub fn choose_without(
+    managers: &BTreeMap<NodeId, bool>,
+    current: &BTreeSet<NodeId>,
+    leaving: Option<NodeId>,
+) -> BTreeSet<NodeId> {
     let alive = |id: &NodeId| managers.get(id).copied().unwrap_or(false);
     let staying = current.iter().filter(|id| alive(id)).count();
     if !current.is_empty() && staying * 2 <= current.len() {
         return current.clone();
     }
-    let living = managers.values().filter(|alive| **alive).count();
+    let candidates = || managers.keys().filter(|id| Some(**id) != leaving);
+    let living = candidates().filter(|id| alive(id)).count();
     // The best first: voters alive, managers alive, dead voters that may come back.
-    let mut pool: Vec<(u8, NodeId)> = managers
-        .keys()
+    let mut pool: Vec<(u8, NodeId)> = candidates()
         .filter_map(|id| match (alive(id), current.contains(id)) {
             (true, true) => Some((0, *id)),
             (true, false) => Some((1, *id)),

@@ -3,7 +3,7 @@
 use super::View;
 use super::view::{Load, Request};
 use swarm_api::model::{
-    Availability, Constraint, Cpus, Node, NodeHealth, NodeRole, Protocol, format_bytes,
+    Availability, Constraint, Cpus, NetworkMode, Node, NodeHealth, NodeRole, Protocol, format_bytes,
 };
 
 /// The first thing that keeps `request` off a node; nothing if it fits.
@@ -19,7 +19,9 @@ pub(super) fn obstacle(view: &View<'_>, load: &Load<'_>, request: &Request<'_>) 
     if let Some(constraint) = unmet {
         return Some(unmet_text(node, constraint));
     }
-    lack(load, request).or_else(|| taken(view, load, request))
+    lack(load, request)
+        .or_else(|| taken(view, load, request))
+        .or_else(|| no_address(view, load, request))
 }
 
 fn lack(load: &Load<'_>, request: &Request<'_>) -> Option<String> {
@@ -28,7 +30,7 @@ fn lack(load: &Load<'_>, request: &Request<'_>) -> Option<String> {
         let free = capacity.memory.saturating_sub(load.memory);
         if needs > free {
             return Some(format!(
-                "has {} free of {}, needs {}",
+                "has {} of memory free of {}, needs {}",
                 format_bytes(free),
                 format_bytes(capacity.memory),
                 format_bytes(needs)
@@ -57,6 +59,13 @@ fn taken(view: &View<'_>, load: &Load<'_>, request: &Request<'_>) -> Option<Stri
         let owner = view.service_name(owner);
         Some(format!("port {number}/{protocol} is taken by {owner}"))
     })
+}
+
+fn no_address(view: &View<'_>, load: &Load<'_>, request: &Request<'_>) -> Option<String> {
+    let NetworkMode::Cluster(name) = &request.spec.network else {
+        return None;
+    };
+    (!view.has_address(name, load.node.id)).then(|| format!("network {name} has no free address"))
 }
 
 /// How `node` falls short of `constraint`.

@@ -1,31 +1,21 @@
 //! What is reserved on each node. Grows with each placement of a plan, so that a plan never promises the same twice.
 
-use crate::State;
+use crate::state::{State, full_name};
 use std::collections::{BTreeMap, BTreeSet};
-use swarm_api::model::{Id, NetworkMode, Node, NodeId, Port, Protocol, Task, TaskSpec, TaskState};
+use swarm_api::model::{Id, NetworkMode, Node, NodeId, Port, Protocol, Task, TaskSpec};
 
-/// How often a slot must have been rejected by a node to avoid it.
-const REJECTIONS: usize = 2;
-
-/// What asks for a place.
-#[derive(Debug, Clone)]
-pub(super) struct Request<'a> {
+/// What asks for a place: any task of a service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
     /// The service.
-    pub service: &'a Id,
+    pub(crate) service: &'a Id,
     /// How the task runs.
-    pub spec: &'a TaskSpec,
+    pub(crate) spec: &'a TaskSpec,
     /// The service's ports.
-    pub ports: &'a [Port],
-    /// Nodes that rejected earlier tasks of the slot, once for each time.
-    pub rejections: Vec<NodeId>,
+    pub(crate) ports: &'a [Port],
 }
 
 impl Request<'_> {
-    /// Whether the slot was rejected by `node` again and again.
-    pub(super) fn rejected_on(&self, node: NodeId) -> bool {
-        self.rejections.iter().filter(|n| **n == node).count() >= REJECTIONS
-    }
-
     /// The ports that a task of it takes on its node; whether tasks of the same service may share them.
     /// A published port leads to all tasks of its service, but on the host's network each listens by itself.
     pub(super) fn host_ports(&self) -> impl Iterator<Item = (u16, Protocol, bool)> + '_ {
@@ -43,13 +33,13 @@ impl Request<'_> {
 /// One node and what is reserved on it.
 #[derive(Debug, Clone)]
 pub(super) struct Load<'a> {
-    pub node: &'a Node,
+    pub(super) node: &'a Node,
     /// Tasks that have not ended.
-    pub tasks: usize,
+    pub(super) tasks: usize,
     /// Memory in bytes.
-    pub memory: u64,
+    pub(super) memory: u64,
     /// Billionths of a CPU.
-    pub cpus: u64,
+    pub(super) cpus: u64,
     services: BTreeMap<&'a Id, usize>,
     ports: BTreeMap<(u16, Protocol), (&'a Id, bool)>,
 }
@@ -111,16 +101,18 @@ impl<'a> Load<'a> {
 
 /// The nodes, and what is reserved on each.
 #[derive(Debug, Clone)]
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     loads: BTreeMap<NodeId, Load<'a>>,
     names: BTreeMap<&'a Id, &'a str>,
+    /// Free addresses of each network, and the nodes that have a gateway on it.
+    addresses: BTreeMap<&'a str, (usize, BTreeSet<NodeId>)>,
+    state: &'a State,
 }
 
 impl<'a> View<'a> {
     /// The nodes as `state` has them. All tasks with a node that have not ended count, those that stop too.
-    /// Tasks in `without` do not count.
-    #[must_use]
-    pub(super) fn of(state: &'a State, without: &BTreeSet<&Id>) -> Self {
+    pub(crate) fn of(state: &'a State) -> Self {
+        let networks = state.networks.values();
         let mut view = Self {
             loads: (state.nodes.iter())
                 .map(|(id, node)| (*id, Load::new(node)))
@@ -128,30 +120,56 @@ impl<'a> View<'a> {
             names: (state.services.iter())
                 .map(|(id, record)| (id, record.service.spec.name.as_str()))
                 .collect(),
+            addresses: networks
+                .map(|r| {
+                    let nodes = r.gateways.keys().copied().collect();
+                    (r.network.name.as_str(), (r.free(), nodes))
+                })
+                .collect(),
+            state,
         };
         for task in state.tasks.values() {
             if let Some(node) = task.node
                 && !task.status.state.is_final()
-                && !without.contains(&task.id)
+                && let Some(load) = view.loads.get_mut(&node)
             {
-                view.reserve(node, &request_of(state, task));
+                load.add(&request_of(state, task));
             }
         }
         view
     }
 
-    /// Counts a task that is placed on `node`.
+    /// Counts a task that is placed on `node`, with its address.
     pub(super) fn reserve(&mut self, node: NodeId, request: &Request<'a>) {
         if let Some(load) = self.loads.get_mut(&node) {
             load.add(request);
         }
+        if let NetworkMode::Cluster(name) = &request.spec.network
+            && let Some((free, nodes)) = self.addresses.get_mut(name.as_str())
+        {
+            let needs = 1 + usize::from(nodes.insert(node));
+            *free = free.saturating_sub(needs);
+        }
     }
 
     pub(super) fn loads(&self) -> impl Iterator<Item = &Load<'a>> {
-        self.loads.values().map(|load| {
-            debug_assert!(load.services.values().sum::<usize>() == load.tasks);
-            load
-        })
+        self.loads.values()
+    }
+
+    pub(super) fn load(&self, node: NodeId) -> Option<&Load<'a>> {
+        self.loads.get(&node)
+    }
+
+    /// Whether a task on `node` would get an address of the network.
+    pub(super) fn has_address(&self, network: &str, node: NodeId) -> bool {
+        let found = self.addresses.get(network);
+        found.is_some_and(|(free, nodes)| *free > usize::from(!nodes.contains(&node)))
+    }
+
+    /// The nodes that have all layers of the image.
+    pub(super) fn nodes_with(&self, image: &str) -> Option<&'a BTreeSet<NodeId>> {
+        let record = self.state.images.get(&full_name(image));
+        record.map(|r| &r.nodes)
     }
 
     /// A service's name, for people.
@@ -164,24 +182,12 @@ impl<'a> View<'a> {
 }
 
 /// What `task` asks for.
-pub(crate) fn request_of<'a>(state: &'a State, task: &'a Task) -> Request<'a> {
-    let ports = state
-        .services
-        .get(&task.service_id)
-        .map_or(&[][..], |record| &record.service.spec.ports);
+fn request_of<'a>(state: &'a State, task: &'a Task) -> Request<'a> {
+    let ports =
+        (state.services.get(&task.service_id)).map_or(&[][..], |record| &record.service.spec.ports);
     Request {
         service: &task.service_id,
         spec: &task.spec,
         ports,
-        rejections: Vec::new(),
     }
-}
-
-/// The nodes that rejected tasks among `tasks`.
-pub(crate) fn rejections<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Vec<NodeId> {
-    tasks
-        .into_iter()
-        .filter(|task| task.status.state == TaskState::Rejected)
-        .filter_map(|task| task.node)
-        .collect()
 }

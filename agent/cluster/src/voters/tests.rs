@@ -43,6 +43,17 @@ fn a_voter_that_left_takes_its_vote_along() {
 }
 
 #[test]
+fn a_voter_that_is_about_to_leave_hands_its_vote_on_while_it_still_counts() {
+    let all = managers(&[1, 2, 3, 4], &[]);
+    let leaving = |current: &[u64], node| choose_without(&all, &ids(current), Some(NodeId(node)));
+    assert_eq!(leaving(&[1, 2, 3], 3), ids(&[1, 2, 4]));
+    let two = managers(&[1, 2], &[]);
+    assert_eq!(choose_without(&two, &ids(&[1]), Some(NodeId(1))), ids(&[2]));
+    let alone = managers(&[1], &[]);
+    assert!(choose_without(&alone, &ids(&[1]), Some(NodeId(1))).is_empty());
+}
+
+#[test]
 fn without_a_majority_nothing_changes() {
     let current = ids(&[1, 2, 3]);
     assert_eq!(choose(&managers(&[1, 4, 5], &[2, 3]), &current), current);

@@ -1,0 +1,82 @@
+//! Images become known and are forgotten.
+
+use super::apply::Entry;
+use super::{ImageRecord, State};
+use crate::command::Outcome;
+use std::collections::BTreeSet;
+use swarm_api::model::{EventAction, Id, Image, ImageReference, Kind, NodeId, Object};
+use swarm_api::{Error, Result};
+
+impl State {
+    pub(super) fn put_image(&mut self, entry: Entry, image: &Image, node: NodeId) -> Outcome {
+        let name = self.node_mut(node)?.name.clone();
+        let reference = image.reference.to_string();
+        let known = self.images.get_mut(&reference);
+        let action = match known {
+            Some(record) if record.image.digest == image.digest => {
+                record.nodes.insert(node);
+                return Ok(Some(Object::Image(record.image.clone())));
+            }
+            Some(_) => EventAction::Updated,
+            None => EventAction::Created,
+        };
+        let record = ImageRecord {
+            image: image.clone(),
+            nodes: BTreeSet::from([node]),
+        };
+        self.images.insert(reference, record);
+        self.tell_image(entry, image, action, name);
+        Ok(Some(Object::Image(image.clone())))
+    }
+
+    pub(super) fn remove_image(&mut self, entry: Entry, reference: &str) -> Outcome {
+        let image = self.known_image(reference)?.image.clone();
+        let reference = image.reference.to_string();
+        let uses = |text: &str| full_name(text) == reference;
+        if image.builtin {
+            return Err(Error::Conflict(format!(
+                "image {reference} comes with swarmd and cannot be removed"
+            )));
+        }
+        let services = self.services.values().filter(|r| !r.removing);
+        let mut services = services.map(|r| &r.service.spec);
+        if let Some(service) = services.find(|s| uses(&s.task.image)) {
+            return Err(Error::Conflict(format!(
+                "image {reference} is used by service {}; remove that first",
+                service.name
+            )));
+        }
+        let mut tasks = self.tasks.values();
+        if let Some(task) = tasks.find(|t| !t.status.state.is_final() && uses(&t.spec.image)) {
+            return Err(Error::Conflict(format!(
+                "image {reference} is used by task {}; it can be removed once that has ended",
+                task.name
+            )));
+        }
+        self.images.remove(&reference);
+        self.tell_image(entry, &image, EventAction::Removed, String::new());
+        Ok(Some(Object::Image(image)))
+    }
+
+    /// The image by that name, or that it must be imported.
+    pub(super) fn known_image(&self, name: &str) -> Result<&ImageRecord> {
+        self.images.get(&full_name(name)).ok_or_else(|| {
+            Error::NotFound(format!(
+                "the cluster has no image {name}; import it with `swarmctl image import {name} ARCHIVE`"
+            ))
+        })
+    }
+
+    fn tell_image(&mut self, entry: Entry, image: &Image, action: EventAction, node: String) {
+        let name = image.reference.to_string();
+        let attributes = vec![("digest", image.digest.clone()), ("node", node)];
+        let id = Id::from_text(image.digest.clone());
+        self.tell(entry, Kind::Image, &id, &name, action, attributes);
+    }
+}
+
+/// `name` with its tag.
+pub(crate) fn full_name(name: &str) -> String {
+    name.parse::<ImageReference>()
+        .map_or_else(|_| name.to_owned(), |reference| reference.to_string())
+}
