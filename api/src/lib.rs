@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod control;
 pub mod error;
+pub mod grpc;
 pub mod model;
 
 pub use backend::{Backend, BoxStream};
