@@ -104,10 +104,7 @@ impl Reconciler {
             Part::In => {}
         }
         let actions = reconciler::actions(&state, node, &local, now);
-        let waiting = state.tasks.values().filter(|t| {
-            t.node == Some(node) && t.desired == DesiredState::Running && t.not_before > now
-        });
-        (actions, waiting.map(|t| t.not_before).min())
+        (actions, reconciler::next(&state, node, now))
     }
 
     async fn carry_out(self: Arc<Self>, action: Action, lane: Lane) {

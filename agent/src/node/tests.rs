@@ -78,10 +78,7 @@ pub(super) fn state() -> State {
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     };
-    let record = ServiceRecord {
-        service,
-        removing: false,
-    };
+    let record = ServiceRecord::new(service);
     state.services.insert(Id::from_u64(1000), record);
     state
 }
