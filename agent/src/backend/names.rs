@@ -1,6 +1,6 @@
 //! Which objects a user's words mean. Pure: a state and a name in, ids out. What is not there is said by its name.
 
-use swarm_api::model::{Id, Kind, Lookup, NodeId, Object, Task};
+use swarm_api::model::{DesiredState, Id, Kind, Lookup, NodeId, Object, Task};
 use swarm_api::{Error, Result};
 use swarm_cluster::State;
 
@@ -94,7 +94,8 @@ fn service_record(state: &State, name: &str) -> Option<Id> {
 }
 
 fn only_task(state: &State, service: &Id) -> Option<Task> {
-    let mut tasks = state.tasks.values().filter(|t| t.service_id == *service);
+    let shown = |t: &&Task| t.service_id == *service && t.desired < DesiredState::Removed;
+    let mut tasks = state.tasks.values().filter(shown);
     let only = tasks.next()?;
     tasks.next().is_none().then(|| only.clone())
 }

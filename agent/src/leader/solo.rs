@@ -1,12 +1,12 @@
-//! A cluster of one real member, for tests: with a log on disk, gossip and TLS on a loopback address; its containers
+//! A cluster of one real member (or more), for tests: with a log on disk, gossip and TLS on a loopback address; its containers
 //! are only said to run.
 
 use super::now;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use swarm_api::model::{
-    Capacity, Cpus, DesiredState, ExitStatus, Id, Image, ImageConfig, Restart, RestartPolicy,
-    ServiceSpec, Task, TaskSpec, TaskState, TaskStatus,
+    Capacity, Cpus, DesiredState, ExitStatus, Id, Image, ImageConfig, NodeRole, Restart,
+    RestartPolicy, ServiceSpec, Task, TaskSpec, TaskState, TaskStatus,
 };
 use swarm_cluster::{Change, State};
 use swarm_member::{Member, MemberConfig};
@@ -28,21 +28,7 @@ impl Solo {
     /// A cluster with the image `whoami`, and its leader at work.
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listen = free_address();
-        let member = Member::found(MemberConfig {
-            data_dir: dir.path().into(),
-            listen,
-            advertise: listen,
-            name: "host1".into(),
-            version: "0".into(),
-            capacity: Capacity {
-                cpus: Cpus(4_000_000_000),
-                memory: 1 << 30,
-            },
-            routes: tonic::service::Routes::default(),
-        })
-        .await
-        .unwrap();
+        let member = Member::found(config(&dir, "host1")).await.unwrap();
         let stop = CancellationToken::new();
         let leader = tokio::spawn(super::run(member.clone(), stop.clone()));
         let node = member.id();
@@ -52,6 +38,23 @@ impl Solo {
             member,
             stop,
             leader: Some(leader),
+            _dir: dir,
+        }
+    }
+
+    /// One more member, a manager that may lead as well.
+    pub(crate) async fn join(&self, name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token = self.member.create_token(NodeRole::Manager, SOON * 10);
+        let token = token.await.unwrap().secret.unwrap();
+        let peer = self.member.advertise().to_string();
+        let member = Member::join(config(&dir, name), &peer, &token);
+        let member = member.await.unwrap();
+        let stop = CancellationToken::new();
+        Self {
+            leader: Some(tokio::spawn(super::run(member.clone(), stop.clone()))),
+            member,
+            stop,
             _dir: dir,
         }
     }
@@ -163,6 +166,22 @@ pub(crate) fn whoami() -> Image {
         config: ImageConfig::default(),
         created_at: now(),
         builtin: true,
+    }
+}
+
+fn config(dir: &tempfile::TempDir, name: &str) -> MemberConfig {
+    let listen = free_address();
+    MemberConfig {
+        data_dir: dir.path().into(),
+        listen,
+        advertise: listen,
+        name: name.into(),
+        version: "0".into(),
+        capacity: Capacity {
+            cpus: Cpus(4_000_000_000),
+            memory: 1 << 30,
+        },
+        routes: tonic::service::Routes::default(),
     }
 }
 

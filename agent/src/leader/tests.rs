@@ -1,5 +1,6 @@
 use super::solo::{Solo, service};
-use swarm_api::model::{Restart, ServiceChange, TaskState};
+use std::time::Duration;
+use swarm_api::model::{NodeHealth, Restart, ServiceChange, TaskState};
 use swarm_cluster::Change;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,4 +84,43 @@ async fn a_task_that_no_node_takes_is_explained_once() {
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(solo.member.state().index, index);
     assert!(solo.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_get_a_vote_and_a_dead_one_is_fenced_and_its_tasks_replaced() {
+    let one = Solo::start().await;
+    let two = one.join("host2").await;
+    let three = one.join("host3").await;
+    // A change of the voters is no entry of the state: it is looked for again with each of a few.
+    let mut voters = 0;
+    for _ in 0..60 {
+        voters = one.member.status().voters.len();
+        if voters == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(voters, 3);
+
+    let mut spec = service("web", 1, Restart::OnFailure);
+    spec.task.constraints = vec!["node.name!=host1".parse().unwrap()];
+    (two.member.propose(Change::CreateService(spec)).await).unwrap();
+    let first = one.placed("web", 1, None).await;
+    let (lost, left) = if first.node == Some(two.member.id()) {
+        (two, three)
+    } else {
+        (three, two)
+    };
+    let node = lost.member.id();
+    // The others see a host that is gone: nothing answers there any more.
+    assert!(lost.end().await);
+    let next = left.placed("web", 1, Some(&first.id)).await;
+    assert_eq!(next.node, Some(left.member.id()));
+    {
+        let state = left.member.state();
+        assert_eq!(state.nodes[&node].health, NodeHealth::Down);
+        assert_eq!(state.tasks[&first.id].status.state, TaskState::Lost);
+    }
+    assert!(left.end().await);
+    assert!(one.end().await);
 }
