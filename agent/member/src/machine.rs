@@ -1,65 +1,287 @@
 //! The cluster's state as Raft and observation feed it, and as everything else reads it.
-//! What a command does is decided in `swarm_cluster`; here are only the lock and the encoding.
+//! What a command does is decided in `swarm_cluster`; here are the lock, the encoding, and two things that the members
+//! agree on beside the state: which proposals were carried out (so that one that is tried again is not carried out
+//! twice), and which nodes were taken out (their certificates are good for nothing from then on).
 
 use bytes::Bytes;
-use std::sync::{RwLock, RwLockReadGuard, PoisonError};
-use swarm_cluster::{Command, Outcome, State};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+use swarm_api::model::{NodeId, Timestamp};
+use swarm_cluster::{Change, Command, Outcome, State};
 use swarm_consensus::{Frozen, StateMachine};
 
-/// The replica's state.
-#[derive(Debug, Default)]
-pub struct Machine(RwLock<State>);
+/// Proposals that are remembered.
+const REMEMBERED: usize = 1024;
+/// How long a node that was taken out is remembered: longer than any certificate is good for.
+const REVOKED_FOR: Duration = Duration::from_secs(400 * 24 * 3600);
 
-impl Machine {
-    /// The state as it is now. Held briefly, and never over an await.
-    pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+/// A command on its way into the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    /// Random; the same whenever this proposal is tried again.
+    pub(crate) id: u128,
+    /// What the proposer's replica contained before it tried the first time.
+    pub(crate) since: u64,
+    /// What is proposed.
+    pub(crate) command: Command,
+}
+
+impl Proposal {
+    pub(crate) fn encode(&self) -> swarm_api::Result<Bytes> {
+        postcard::to_stdvec(self)
+            .map(Bytes::from)
+            .map_err(|e| swarm_api::Error::Internal(format!("cannot encode a command: {e}")))
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> swarm_api::Result<Self> {
+        postcard::from_bytes(bytes).map_err(|e| {
+            swarm_api::Error::Invalid(format!("this is not a command of this version: {e}"))
+        })
     }
 }
 
-/// A command as an entry of the log.
-///
-/// # Errors
-/// When it cannot be encoded: a fault of ours.
-pub fn encode_command(command: &Command) -> swarm_api::Result<Bytes> {
-    postcard::to_stdvec(command)
-        .map(Bytes::from)
-        .map_err(|e| swarm_api::Error::Internal(format!("cannot encode a command: {e}")))
+/// An outcome as it travels: JSON, because an object says its kind by a tag.
+pub(crate) fn decode_outcome(bytes: &[u8]) -> Outcome {
+    serde_json::from_slice::<Outcome>(bytes).unwrap_or_else(|e| {
+        Err(swarm_api::Error::Internal(format!(
+            "cannot decode an outcome: {e}"
+        )))
+    })
 }
 
-/// What a proposal came to. JSON, because an object says its kind by a tag.
-///
-/// # Errors
-/// What the command came to, or that it cannot be decoded.
-pub fn decode_outcome(bytes: &[u8]) -> Outcome {
-    serde_json::from_slice::<Outcome>(bytes)
-        .unwrap_or_else(|e| Err(swarm_api::Error::Internal(format!("cannot decode an outcome: {e}"))))
+/// The replica's state.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    state: RwLock<State>,
+    beside: Mutex<Beside>,
+}
+
+/// What is agreed on beside the state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Beside {
+    done: VecDeque<Done>,
+    /// Proposals up to this entry may be forgotten.
+    forgotten: u64,
+    revoked: BTreeMap<NodeId, Timestamp>,
+}
+
+/// A proposal that was carried out, or refused, by the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Done {
+    id: u128,
+    index: u64,
+    outcome: Vec<u8>,
+}
+
+impl Machine {
+    /// The state as it is now. Held briefly, and never over an await.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a proposal came to, and at which index, if it is in the state and not forgotten.
+    pub(crate) fn outcome_of(&self, id: u128) -> Option<(u64, Outcome)> {
+        self.beside()
+            .find(id)
+            .map(|done| (done.index, decode_outcome(&done.outcome)))
+    }
+
+    /// Whether the node was taken out of the cluster, or left it.
+    pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
+        self.beside().revoked.contains_key(&node)
+    }
+
+    fn beside(&self) -> MutexGuard<'_, Beside> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn carry_out(&self, index: u64, proposal: &Proposal) -> Vec<u8> {
+        let mut beside = self.beside();
+        if let Some(done) = beside.find(proposal.id) {
+            return done.outcome.clone();
+        }
+        if proposal.since < beside.forgotten {
+            return encode_outcome(&Err(swarm_api::Error::Unavailable(format!(
+                "the change was proposed before entry {} of the log and came {} entries later: whether it was carried \
+                 out already is forgotten; look before trying again",
+                beside.forgotten,
+                index - proposal.since
+            ))));
+        }
+        let outcome = self
+            .state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(index, &proposal.command);
+        if outcome.is_ok() {
+            beside.note(&proposal.command);
+        }
+        let outcome = encode_outcome(&outcome);
+        beside.remember(Done {
+            id: proposal.id,
+            index,
+            outcome: outcome.clone(),
+        });
+        outcome
+    }
+}
+
+impl Beside {
+    fn find(&self, id: u128) -> Option<&Done> {
+        self.done.iter().rev().find(|done| done.id == id)
+    }
+
+    fn remember(&mut self, done: Done) {
+        self.done.push_back(done);
+        while self.done.len() > REMEMBERED {
+            if let Some(oldest) = self.done.pop_front() {
+                self.forgotten = oldest.index;
+            }
+        }
+    }
+
+    fn note(&mut self, command: &Command) {
+        match &command.change {
+            Change::RemoveNode { id, .. } => {
+                self.revoked
+                    .retain(|_, since| command.time.since(*since) < REVOKED_FOR);
+                self.revoked.insert(*id, command.time);
+            }
+            Change::AddNode { node, .. } => {
+                self.revoked.remove(&node.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+    // Plain data with string keys: it cannot fail, and an empty answer is an error to who decodes it.
+    serde_json::to_vec(outcome).unwrap_or_default()
 }
 
 impl StateMachine for Machine {
     fn apply(&self, index: u64, command: &Bytes) -> Bytes {
-        let outcome: Outcome = match postcard::from_bytes::<Command>(command) {
-            Ok(command) => self
-                .0
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(index, &command),
+        match Proposal::decode(command) {
+            Ok(proposal) => self.carry_out(index, &proposal).into(),
             // An entry of a newer version: skipped alike on every node of this version.
-            Err(e) => Err(swarm_api::Error::Unsupported(format!(
-                "entry {index} of the log cannot be understood by this version: {e}"
-            ))),
-        };
-        serde_json::to_vec(&outcome).unwrap_or_default().into()
+            Err(e) => encode_outcome(&Err(swarm_api::Error::Unsupported(format!(
+                "entry {index} of the log cannot be carried out: {e}"
+            ))))
+            .into(),
+        }
     }
 
     fn freeze(&self) -> Frozen {
+        let beside = self.beside().clone();
         let state = self.read().clone();
-        Box::new(move || postcard::to_stdvec(&state).unwrap_or_default().into())
+        Box::new(move || match postcard::to_stdvec(&(state, beside)) {
+            Ok(bytes) => bytes.into(),
+            Err(e) => {
+                tracing::error!("cannot encode the state for a snapshot: {e}");
+                Bytes::new()
+            }
+        })
     }
 
     fn restore(&self, _index: u64, snapshot: &[u8]) -> Result<(), String> {
-        let state: State = postcard::from_bytes(snapshot).map_err(|e| e.to_string())?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+        let (state, beside): (State, Beside) =
+            postcard::from_bytes(snapshot).map_err(|e| e.to_string())?;
+        *self.beside() = beside;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use swarm_api::model::Node;
+
+    fn proposal(id: u128, since: u64, change: Change) -> Bytes {
+        let command = Command {
+            time: Timestamp(1),
+            change,
+        };
+        Proposal { id, since, command }.encode().unwrap()
+    }
+
+    fn init() -> Change {
+        Change::Init {
+            cluster: "c".into(),
+            node: Node {
+                id: NodeId(1),
+                name: "one".into(),
+                ..Node::default()
+            },
+            pool: "10.0.0.0/8".parse().unwrap(),
+            sealed: Vec::new(),
+        }
+    }
+
+    fn token(n: u32) -> Change {
+        Change::AddToken {
+            id: format!("t{n}"),
+            hash: [0; 32],
+            role: swarm_api::model::NodeRole::Worker,
+            expires_at: Timestamp(u64::MAX),
+        }
+    }
+
+    #[test]
+    fn a_proposal_that_is_tried_again_is_carried_out_once_also_after_a_snapshot() {
+        let machine = Machine::default();
+        machine.apply(1, &proposal(1, 0, init()));
+        let first = machine.apply(2, &proposal(2, 1, token(1)));
+        assert!(decode_outcome(&first).is_ok());
+        let again = Machine::default();
+        again.restore(2, &machine.freeze()()).unwrap();
+        assert_eq!(*again.read(), *machine.read());
+        let before = again.read().clone();
+        assert_eq!(again.apply(3, &proposal(2, 1, token(1))), first);
+        assert_eq!(*again.read(), before);
+        assert_eq!(again.outcome_of(2).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_proposal_too_old_to_tell_is_refused() {
+        let machine = Machine::default();
+        machine.apply(1, &proposal(1, 0, init()));
+        for n in 0..u32::try_from(REMEMBERED).unwrap() + 1 {
+            let index = u64::from(n) + 2;
+            machine.apply(index, &proposal(u128::from(n) + 2, index - 1, token(n)));
+        }
+        let late = machine.apply(5000, &proposal(1, 0, init()));
+        assert!(decode_outcome(&late).unwrap_err().is_transient());
+    }
+
+    #[test]
+    fn who_left_is_revoked_until_it_joins_again() {
+        let machine = Machine::default();
+        let node = Node {
+            id: NodeId(2),
+            name: "two".into(),
+            ..Node::default()
+        };
+        machine.apply(1, &proposal(1, 0, init()));
+        let add = Change::AddNode { node, token: None };
+        machine.apply(2, &proposal(2, 1, add.clone()));
+        assert!(!machine.is_revoked(NodeId(2)));
+        machine.apply(
+            3,
+            &proposal(
+                3,
+                2,
+                Change::RemoveNode {
+                    id: NodeId(2),
+                    force: true,
+                },
+            ),
+        );
+        assert!(machine.is_revoked(NodeId(2)));
+        machine.apply(4, &proposal(4, 3, add));
+        assert!(!machine.is_revoked(NodeId(2)));
     }
 }

@@ -133,10 +133,11 @@ impl Consensus {
                 continue;
             }
             let gone = metrics.wait_for(|m| !m.state.is_leader());
-            if let Ok(gone) =
-                tokio::time::timeout(self.inner.config.election_timeout_min, gone).await
-            {
-                drop(gone.map_err(|_| Error::Stopped)?);
+            let gone = tokio::time::timeout(self.inner.config.election_timeout_min, gone)
+                .await
+                .map(|gone| gone.map(drop));
+            if let Ok(gone) = gone {
+                gone.map_err(|_| Error::Stopped)?;
                 let mut status = self.watch_status();
                 // The new leader has been chosen; its first heartbeat is only waited for to be polite.
                 let known = status.wait_for(|s| {
@@ -168,8 +169,12 @@ impl Consensus {
             behind.is_empty() || !m.state.is_leader()
         });
         let waited = self.inner.config.catch_up_timeout;
-        let leads = match tokio::time::timeout(waited, all).await {
-            Ok(Ok(metrics)) => metrics.state.is_leader(),
+        // What was seen is let go of at once: it must not be held over an await.
+        let seen = tokio::time::timeout(waited, all)
+            .await
+            .map(|seen| seen.map(|metrics| metrics.state.is_leader()));
+        let leads = match seen {
+            Ok(Ok(leads)) => leads,
             Ok(Err(_)) => return Err(Error::Stopped),
             Err(_) => {
                 // They would be waited for, and replicated to, for ever.
