@@ -91,7 +91,7 @@ async fn managers_get_a_vote_and_a_dead_one_is_fenced_and_its_tasks_replaced() {
     let one = Solo::start().await;
     let two = one.join("host2").await;
     let three = one.join("host3").await;
-    // A change of the voters is no entry of the state: it is looked for again with each of a few.
+    // Who votes is not in the state, so that it cannot be awaited there.
     let mut voters = 0;
     for _ in 0..60 {
         voters = one.member.status().voters.len();
