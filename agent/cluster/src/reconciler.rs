@@ -9,6 +9,7 @@ use swarm_api::model::{DesiredState, Id, NodeHealth, NodeId, Task, TaskState, Ti
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum Action {
     /// Make and start the task's container.
     Run(Task),

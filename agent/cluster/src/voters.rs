@@ -49,7 +49,7 @@ pub fn choose_without(
 }
 
 fn odd(count: usize) -> usize {
-    count.saturating_sub(usize::from(count % 2 == 0))
+    count.saturating_sub(usize::from(count.is_multiple_of(2)))
 }
 
 #[cfg(test)]
