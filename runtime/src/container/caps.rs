@@ -30,7 +30,9 @@ pub(super) fn sets(spec: Option<&LinuxCapabilities>) -> Result<Sets> {
         if fine {
             Ok(())
         } else {
-            Err(Error::Invalid(format!("the process's capabilities do not fit together: {rule}")))
+            Err(Error::Invalid(format!(
+                "the process's capabilities do not fit together: {rule}"
+            )))
         }
     };
     demand(
@@ -54,7 +56,12 @@ pub(super) fn bound(sets: &Sets) -> Result<()> {
             Ok(()) => {}
             // The kernel's last capability was the one before.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
-            Err(e) => return Err(Error::io(format!("drop capability {number} from the bounding set"), e)),
+            Err(e) => {
+                return Err(Error::io(
+                    format!("drop capability {number} from the bounding set"),
+                    e,
+                ));
+            }
         }
     }
     Ok(())
@@ -148,7 +155,12 @@ mod tests {
             .set_permitted(Some(set.clone()))
             .set_inheritable(Some(Capabilities::new()))
             .set_effective(Some(Capabilities::new()));
-        assert!(sets(Some(&spec)).unwrap_err().to_string().contains("ambient"));
+        assert!(
+            sets(Some(&spec))
+                .unwrap_err()
+                .to_string()
+                .contains("ambient")
+        );
         spec.set_inheritable(Some(set));
         assert_eq!(sets(Some(&spec)).unwrap().ambient, 1 << 13);
     }

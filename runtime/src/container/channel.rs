@@ -2,8 +2,8 @@
 
 use crate::{Error, Result};
 use rustix::net::{
-    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -56,7 +56,12 @@ impl Channel {
             extra.push(SendAncillaryMessage::ScmRights(&fds));
         }
         rustix::io::retry_on_intr(|| {
-            net::sendmsg(&self.0, &[IoSlice::new(&packet)], &mut extra, SendFlags::NOSIGNAL)
+            net::sendmsg(
+                &self.0,
+                &[IoSlice::new(&packet)],
+                &mut extra,
+                SendFlags::NOSIGNAL,
+            )
         })
         .map(drop)
         .map_err(|e| Error::io("speak to the container's process", e))
@@ -81,7 +86,9 @@ impl Channel {
             Err(e) => return Err(Error::io("hear from the container's process", e)),
         };
         if got.flags.contains(ReturnFlags::TRUNC) {
-            return Err(Error::Internal("a word of the container's process is too long".to_owned()));
+            return Err(Error::Internal(
+                "a word of the container's process is too long".to_owned(),
+            ));
         }
         let fd = extra.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
@@ -136,7 +143,11 @@ fn encode(word: &Word) -> (Vec<u8>, Option<&OwnedFd>) {
 }
 
 fn decode(packet: &[u8], fd: Option<OwnedFd>) -> Result<Word> {
-    let number = |bytes: &[u8]| bytes.first_chunk::<4>().map_or(0, |b| i32::from_ne_bytes(*b));
+    let number = |bytes: &[u8]| {
+        bytes
+            .first_chunk::<4>()
+            .map_or(0, |b| i32::from_ne_bytes(*b))
+    };
     Ok(match packet {
         [] => Word::Gone,
         [b'G'] => Word::Go,

@@ -3,6 +3,7 @@
 use super::{
     Created, Rootfs, Setup,
     cgroup::Cgroup,
+    channel::Word,
     hooks::{self, About, Moment},
     init::{self, Context},
     mounts,
@@ -13,7 +14,6 @@ use super::{
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags, open};
 use std::{
-    cell::RefCell,
     fs,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -23,7 +23,10 @@ use std::{
 pub(super) fn create(setup: &Setup) -> Result<Created> {
     let plan = Plan::new(&setup.id, &setup.spec)?;
     let linux = setup.spec.linux().as_ref();
-    let cgroup = Cgroup::create(&plan.cgroup, linux.and_then(|linux| linux.resources().as_ref()))?;
+    let cgroup = Cgroup::create(
+        &plan.cgroup,
+        linux.and_then(|linux| linux.resources().as_ref()),
+    )?;
     match launch(setup, &plan, &cgroup) {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
@@ -51,17 +54,13 @@ fn launch(setup: &Setup, plan: &Plan, cgroup: &Cgroup) -> Result<(Child, Option<
     let about = About::new(&setup.id, &setup.bundle, &setup.spec);
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);
-    // Where ids are mapped the layers must be so as well, which takes the namespace first.
-    let root = match plan.maps {
-        Some(_) => None,
-        None => Some(mounts::root(&rootfs, mounts.nodev(), None)?),
-    };
+    let root = mounts::root(&rootfs, mounts.nodev(), plan.user)?;
     let joined = Joined::open(plan)?;
     let context = Context {
         plan,
         mounts: &mounts,
         prepared: &prepared,
-        root: RefCell::new(root),
+        root: &root,
         mount_namespace: joined.mount.as_ref(),
         stdio: &setup.stdio,
         hooks,
@@ -72,37 +71,39 @@ fn launch(setup: &Setup, plan: &Plan, cgroup: &Cgroup) -> Result<(Child, Option<
         None => spawn::spawn(plan.new, &entrance, |channel| init::main(channel, &context)),
         Some(user) => {
             let enter = || {
-                sys::setns(user.as_fd(), libc::CLONE_NEWUSER as u64).map_err(|e| Error::io("join the user namespace", e))
+                sys::setns(user.as_fd(), libc::CLONE_NEWUSER as u64)
+                    .map_err(|e| Error::io("join the user namespace", e))
             };
-            spawn::spawn_through(enter, plan.new, &entrance, |channel| init::main(channel, &context))
+            spawn::spawn_through(enter, plan.new, &entrance, |channel| {
+                init::main(channel, &context)
+            })
         }
     })?;
     let channel = child.channel()?;
     if let Some((uids, gids)) = &plan.maps {
-        let root = map(child.pid(), uids, gids, &rootfs, mounts.nodev())?;
-        channel.send(&super::channel::Word::Done(Some(root)))?;
+        map(child.pid(), uids, gids)?;
+        channel.send(&Word::Go)?;
     }
     if init::parent_has_hooks(hooks) {
         channel.wait()?;
         hooks::run(hooks, Moment::Prestart, &about, Some(child.pid()))?;
         hooks::run(hooks, Moment::CreateRuntime, &about, Some(child.pid()))?;
-        channel.send(&super::channel::Word::Go)?;
+        channel.send(&Word::Go)?;
     }
     let terminal = channel.wait()?;
     plan.process.limit(child.pid())?;
     Ok((child, terminal, about))
 }
 
-/// Writes the maps of a new user namespace, and makes the root for it.
-fn map(pid: i32, uids: &str, gids: &str, rootfs: &Rootfs, nodev: bool) -> Result<OwnedFd> {
+/// Writes the maps of a new user namespace.
+fn map(pid: i32, uids: &str, gids: &str) -> Result<()> {
     for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
         fs::write(format!("/proc/{pid}/{file}"), text).map_err(|e| {
             let map = text.trim().replace('\n', ", ");
             Error::io(format!("set the user namespace's {file} to `{map}`"), e)
         })?;
     }
-    let namespace = namespace(pid, "user")?;
-    mounts::root(rootfs, nodev, Some(namespace.as_fd()))
+    Ok(())
 }
 
 /// A process's namespace.
@@ -174,7 +175,8 @@ impl Joined {
         }
         let result = result.and_then(|()| work());
         for (kind, own) in entered {
-            sys::setns(own.as_fd(), kind).map_err(|e| Error::io(format!("return from a namespace of kind {kind:#x}"), e))?;
+            sys::setns(own.as_fd(), kind)
+                .map_err(|e| Error::io(format!("return from a namespace of kind {kind:#x}"), e))?;
         }
         result
     }

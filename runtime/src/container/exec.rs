@@ -38,10 +38,18 @@ pub(super) fn exec(target: &ExecTarget<'_>, process: &Process, stdio: &Stdio) ->
     match child.channel()?.recv()? {
         Word::Gone => {}
         Word::Failed(error) => return Err(error),
-        _ => return Err(Error::Internal("an unexpected word of the new process".to_owned())),
+        _ => {
+            return Err(Error::Internal(
+                "an unexpected word of the new process".to_owned(),
+            ));
+        }
     }
     let (pid, pidfd, _) = child.keep()?;
-    Ok(Executed { pid, pidfd, terminal })
+    Ok(Executed {
+        pid,
+        pidfd,
+        terminal,
+    })
 }
 
 /// Runs as the new process, in the container; returns only what failed.

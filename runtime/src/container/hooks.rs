@@ -77,7 +77,9 @@ impl Moment {
 
     fn status(self) -> ContainerState {
         match self {
-            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => ContainerState::Creating,
+            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => {
+                ContainerState::Creating
+            }
             Self::StartContainer => ContainerState::Created,
             Self::Poststart => ContainerState::Running,
             Self::Poststop => ContainerState::Stopped,
@@ -87,7 +89,12 @@ impl Moment {
 
 /// Runs a moment's hooks, one after the other. Before the program runs the first failure ends it; afterwards all are run, and the first
 /// failure is told.
-pub(super) fn run(hooks: Option<&Hooks>, moment: Moment, about: &About, pid: Option<i32>) -> Result<()> {
+pub(super) fn run(
+    hooks: Option<&Hooks>,
+    moment: Moment,
+    about: &About,
+    pid: Option<i32>,
+) -> Result<()> {
     let list = moment.of(hooks);
     if list.is_empty() {
         return Ok(());
@@ -109,10 +116,13 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     let name = hook.path().display().to_string();
     let failed = |e: std::io::Error| Error::io(format!("run the hook {name}"), e);
     if !hook.path().is_absolute() {
-        return Err(Error::Invalid(format!("the path of the hook {name} must be absolute")));
+        return Err(Error::Invalid(format!(
+            "the path of the hook {name} must be absolute"
+        )));
     }
     // A file and not a pipe: the hook need not read it.
-    let mut input = File::from(memfd_create("state", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?);
+    let mut input =
+        File::from(memfd_create("state", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?);
     input
         .write_all(state.as_bytes())
         .and_then(|()| input.rewind())
@@ -135,7 +145,9 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
         if !ended_within(child.id(), limit).map_err(failed)? {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Error::Conflict(format!("the hook {name} was ended: it took longer than {seconds} s")));
+            return Err(Error::Conflict(format!(
+                "the hook {name} was ended: it took longer than {seconds} s"
+            )));
         }
     }
     let status = child.wait().map_err(failed)?;

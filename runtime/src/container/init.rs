@@ -10,10 +10,7 @@ use super::{
 };
 use crate::{Error, Result};
 use oci_spec::runtime::Hooks;
-use std::{
-    cell::RefCell,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What the parent made ready.
 #[derive(Debug)]
@@ -21,8 +18,8 @@ pub(super) struct Context<'a> {
     pub(super) plan: &'a Plan,
     pub(super) mounts: &'a mounts::Plan,
     pub(super) prepared: &'a mounts::Prepared,
-    /// None: the parent sends it, once the user namespace is mapped.
-    pub(super) root: RefCell<Option<OwnedFd>>,
+    /// The root's mount, attached nowhere yet.
+    pub(super) root: &'a OwnedFd,
     /// A mount namespace to join.
     pub(super) mount_namespace: Option<&'a OwnedFd>,
     pub(super) stdio: &'a Stdio,
@@ -45,7 +42,12 @@ pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
         Ok(_) => {}
         Err(error) => return error,
     }
-    if let Err(error) = hooks::run(context.hooks, Moment::StartContainer, context.about, Some(1)) {
+    if let Err(error) = hooks::run(
+        context.hooks,
+        Moment::StartContainer,
+        context.about,
+        Some(1),
+    ) {
         return error;
     }
     context.plan.process.exec()
@@ -54,35 +56,47 @@ pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
 fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
     let plan = context.plan;
     begin()?;
-    let mut root = context.root.borrow_mut().take();
     if plan.user {
         if plan.maps.is_some() {
-            root = channel.wait()?;
+            channel.wait()?;
         }
         become_root()?;
     }
     if plan.new_cgroup {
-        sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(|e| Error::io("make a cgroup namespace", e))?;
+        sys::unshare(libc::CLONE_NEWCGROUP as u64)
+            .map_err(|e| Error::io("make a cgroup namespace", e))?;
     }
     if let Some(namespace) = context.mount_namespace {
-        sys::setns(namespace.as_fd(), libc::CLONE_NEWNS as u64).map_err(|e| Error::io("join the mount namespace", e))?;
+        sys::setns(namespace.as_fd(), libc::CLONE_NEWNS as u64)
+            .map_err(|e| Error::io("join the mount namespace", e))?;
     }
     if let Some(name) = &plan.hostname {
-        rustix::system::sethostname(name.as_bytes()).map_err(|e| Error::io(format!("set the hostname {name}"), e))?;
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|e| Error::io(format!("set the hostname {name}"), e))?;
     }
     if let Some(name) = &plan.domainname {
-        rustix::system::setdomainname(name.as_bytes()).map_err(|e| Error::io(format!("set the domainname {name}"), e))?;
+        rustix::system::setdomainname(name.as_bytes())
+            .map_err(|e| Error::io(format!("set the domainname {name}"), e))?;
     }
     streams(context.stdio, plan.process.uid)?;
-    let root = root.ok_or_else(|| Error::Internal("the container got no root".to_owned()))?;
     mounts::detach_host()?;
-    mounts::build(&root, context.mounts, context.prepared, &plan.process.cwd)?;
+    mounts::build(
+        context.root,
+        context.mounts,
+        context.prepared,
+        &plan.process.cwd,
+    )?;
     if parent_has_hooks(context.hooks) {
         channel.send(&Word::Done(None))?;
         channel.wait()?;
     }
-    hooks::run(context.hooks, Moment::CreateContainer, context.about, Some(1))?;
-    mounts::finish(&root, context.mounts)?;
+    hooks::run(
+        context.hooks,
+        Moment::CreateContainer,
+        context.about,
+        Some(1),
+    )?;
+    mounts::finish(context.root, context.mounts)?;
     mounts::proc_files(&plan.sysctl)?;
     let master = console(context.stdio, plan.process.uid, true)?;
     channel.send(&Word::Done(master))
@@ -91,7 +105,8 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
 /// What every process of a container does first. It is still a copy of the runtime: until it runs its program nobody in the container may look
 /// into it or get hold of the runtime's program through it (CVE-2019-5736), so it is not dumpable.
 pub(super) fn begin() -> Result<()> {
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(|e| Error::io("make the process private", e))?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+        .map_err(|e| Error::io("make the process private", e))?;
     sys::reset_signals();
     // It may lead a session already.
     let _ = rustix::process::setsid();
@@ -101,7 +116,9 @@ pub(super) fn begin() -> Result<()> {
 
 /// Root of the user namespace, where it has one.
 fn become_root() -> Result<()> {
-    let set = sys::set_groups(&[]).and_then(|()| sys::set_gid(0)).and_then(|()| sys::set_uid(0));
+    let set = sys::set_groups(&[])
+        .and_then(|()| sys::set_gid(0))
+        .and_then(|()| sys::set_uid(0));
     match set {
         // Root is not mapped: it does what it may as it is.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => Ok(()),
@@ -111,14 +128,21 @@ fn become_root() -> Result<()> {
 
 /// Puts given streams in place.
 pub(super) fn streams(stdio: &Stdio, uid: u32) -> Result<()> {
-    let Stdio::Fds { stdin, stdout, stderr } = stdio else {
+    let Stdio::Fds {
+        stdin,
+        stdout,
+        stderr,
+    } = stdio
+    else {
         return Ok(());
     };
     // Copies first: one of them may be where another one goes.
-    let copies = [stdin, stdout, stderr]
-        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::io("copy a standard stream", e)));
+    let copies = [stdin, stdout, stderr].map(|fd| {
+        rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::io("copy a standard stream", e))
+    });
     for (at, copy) in (0..).zip(copies) {
-        sys::place(copy?.as_fd(), at).map_err(|e| Error::io("put a standard stream in place", e))?;
+        sys::place(copy?.as_fd(), at)
+            .map_err(|e| Error::io("put a standard stream in place", e))?;
     }
     process::own_streams(uid);
     Ok(())

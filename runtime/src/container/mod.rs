@@ -156,18 +156,29 @@ impl Created {
     /// Runs the program. Where it cannot be run the error names it, and the process ends. A failing `poststart` hook is an error too,
     /// with the program running on.
     pub fn start(&mut self) -> Result<()> {
-        let channel = self
-            .channel
-            .take()
-            .ok_or_else(|| Error::Conflict(format!("the container {} was started already", self.about.id)))?;
+        let channel = self.channel.take().ok_or_else(|| {
+            Error::Conflict(format!(
+                "the container {} was started already",
+                self.about.id
+            ))
+        })?;
         // Whoever has gone left its last word.
         let sent = channel.send(&Word::Go);
         match channel.recv()? {
             Word::Gone => sent?,
             Word::Failed(error) => return Err(error),
-            _ => return Err(Error::Internal("an unexpected word of the container's process".to_owned())),
+            _ => {
+                return Err(Error::Internal(
+                    "an unexpected word of the container's process".to_owned(),
+                ));
+            }
         }
-        hooks::run(self.hooks.as_ref(), Moment::Poststart, &self.about, Some(self.pid))
+        hooks::run(
+            self.hooks.as_ref(),
+            Moment::Poststart,
+            &self.about,
+            Some(self.pid),
+        )
     }
 }
 
@@ -181,7 +192,12 @@ pub fn exec(target: &ExecTarget<'_>, process: &Process, stdio: Stdio) -> Result<
 /// Runs the spec's `poststop` hooks, once everything of the container has gone. A failing hook does not keep
 /// the others from running; the first failure is returned.
 pub fn poststop(spec: &Spec, id: &str, bundle: &Path) -> Result<()> {
-    hooks::run(spec.hooks().as_ref(), Moment::Poststop, &About::new(id, bundle, spec), None)
+    hooks::run(
+        spec.hooks().as_ref(),
+        Moment::Poststop,
+        &About::new(id, bundle, spec),
+        None,
+    )
 }
 
 /// A descriptor of the calling program's own file through a read-only mount of its own: a shim that is executed from

@@ -42,7 +42,10 @@ impl Plan {
         for namespace in linux.namespaces().iter().flatten() {
             let kind = kind(namespace.typ());
             if kinds & kind != 0 {
-                return Err(Error::Invalid(format!("the {:?} namespace is given twice", namespace.typ())));
+                return Err(Error::Invalid(format!(
+                    "the {:?} namespace is given twice",
+                    namespace.typ()
+                )));
             }
             kinds |= kind;
             match namespace.path() {
@@ -59,7 +62,9 @@ impl Plan {
         let hostname = spec.hostname().clone().filter(|name| !name.is_empty());
         let domainname = spec.domainname().clone().filter(|name| !name.is_empty());
         if (hostname.is_some() || domainname.is_some()) && !has(libc::CLONE_NEWUTS) {
-            return Err(Error::Invalid("a hostname or domainname needs a uts namespace".to_owned()));
+            return Err(Error::Invalid(
+                "a hostname or domainname needs a uts namespace".to_owned(),
+            ));
         }
         let mut sysctl = Vec::new();
         for (name, value) in linux.sysctl().iter().flatten() {
@@ -107,9 +112,16 @@ fn kind(kind: LinuxNamespaceType) -> u64 {
 
 fn maps(spec: &Spec, new: u64) -> Result<Option<(String, String)>> {
     let linux = spec.linux().as_ref();
-    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    match (new & libc::CLONE_NEWUSER as u64 != 0, uids.is_empty() && gids.is_empty()) {
+    let uids = linux
+        .and_then(|linux| linux.uid_mappings().as_deref())
+        .unwrap_or_default();
+    let gids = linux
+        .and_then(|linux| linux.gid_mappings().as_deref())
+        .unwrap_or_default();
+    match (
+        new & libc::CLONE_NEWUSER as u64 != 0,
+        uids.is_empty() && gids.is_empty(),
+    ) {
         (false, true) => Ok(None),
         (false, false) => Err(Error::Invalid(
             "uidMappings and gidMappings need a new user namespace".to_owned(),
@@ -131,7 +143,13 @@ fn map(mappings: &[LinuxIdMapping]) -> String {
 /// The file of a sysctl; only one that belongs to the container's own namespaces may be set.
 fn sysctl_file(name: &str, kinds: u64) -> Result<String> {
     const IPC: [&str; 8] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
     // Dots may stand for slashes and, in names with slashes, slashes for dots (sysctl(8)).
@@ -164,8 +182,13 @@ fn sysctl_file(name: &str, kinds: u64) -> Result<String> {
             "the sysctl {name} would change the host: it needs a {what} namespace"
         )));
     }
-    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-        return Err(Error::Invalid(format!("`{name}` is not the name of a sysctl")));
+    if path
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
+        return Err(Error::Invalid(format!(
+            "`{name}` is not the name of a sysctl"
+        )));
     }
     Ok(format!("sys/{path}"))
 }
@@ -173,7 +196,9 @@ fn sysctl_file(name: &str, kinds: u64) -> Result<String> {
 fn unsupported(spec: &Spec) -> Result<()> {
     let refuse = |asked: bool, what: &str| {
         if asked {
-            Err(Error::Unsupported(format!("{what} is not supported by this runtime")))
+            Err(Error::Unsupported(format!(
+                "{what} is not supported by this runtime"
+            )))
         } else {
             Ok(())
         }
@@ -188,12 +213,23 @@ fn unsupported(spec: &Spec) -> Result<()> {
     refuse(spec.windows().is_some(), "`windows`")?;
     refuse(spec.vm().is_some(), "`vm`")?;
     refuse(spec.zos().is_some(), "`zos`")?;
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices")?;
+    let Some(linux) = spec.linux() else {
+        return Ok(());
+    };
+    refuse(
+        linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
+        "linux.netDevices",
+    )?;
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt")?;
     refuse(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
-    refuse(linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()), "linux.timeOffsets")?;
-    refuse(linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel")
+    refuse(
+        linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
+        "linux.timeOffsets",
+    )?;
+    refuse(
+        linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
+        "linux.mountLabel",
+    )
 }
 
 #[cfg(test)]
@@ -210,24 +246,43 @@ mod tests {
     #[test]
     fn only_sysctls_of_the_containers_own_namespaces_are_set() {
         let all = r#"[{"type":"mount"},{"type":"network"},{"type":"ipc"}]"#;
-        let with = |name: &str| plan(&format!(r#"{{"namespaces":{all},"sysctl":{{"{name}":"1"}}}}"#));
+        let with = |name: &str| {
+            plan(&format!(
+                r#"{{"namespaces":{all},"sysctl":{{"{name}":"1"}}}}"#
+            ))
+        };
         let files = |name: &str| with(name).unwrap().sysctl;
-        assert_eq!(files("net.ipv4.ip_forward"), [("sys/net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
-        assert_eq!(files("net.ipv4.conf.eth0/1.forwarding")[0].0, "sys/net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(
+            files("net.ipv4.ip_forward"),
+            [("sys/net/ipv4/ip_forward".to_owned(), "1".to_owned())]
+        );
+        assert_eq!(
+            files("net.ipv4.conf.eth0/1.forwarding")[0].0,
+            "sys/net/ipv4/conf/eth0.1/forwarding"
+        );
         assert_eq!(files("kernel.shmmax")[0].0, "sys/kernel/shmmax");
         assert!(with("kernel.panic").is_err());
         assert!(with("kernel.hostname").is_err());
         assert!(with("net/../../kernel/panic").is_err());
-        assert!(plan(r#"{"namespaces":[{"type":"mount"}],"sysctl":{"net.ipv4.ip_forward":"1"}}"#).is_err());
+        assert!(
+            plan(r#"{"namespaces":[{"type":"mount"}],"sysctl":{"net.ipv4.ip_forward":"1"}}"#)
+                .is_err()
+        );
     }
 
     #[test]
     fn namespaces_are_new_or_joined_and_none_is_given_twice() {
         let plan = |list: &str| plan(&format!(r#"{{"namespaces":{list}}}"#));
-        let both = plan(r#"[{"type":"mount"},{"type":"cgroup"},{"type":"network","path":"/proc/1/ns/net"}]"#).unwrap();
+        let both = plan(
+            r#"[{"type":"mount"},{"type":"cgroup"},{"type":"network","path":"/proc/1/ns/net"}]"#,
+        )
+        .unwrap();
         assert_eq!(both.new, libc::CLONE_NEWNS as u64);
         assert!(both.new_cgroup);
-        assert_eq!(both.joined, [(libc::CLONE_NEWNET as u64, PathBuf::from("/proc/1/ns/net"))]);
+        assert_eq!(
+            both.joined,
+            [(libc::CLONE_NEWNET as u64, PathBuf::from("/proc/1/ns/net"))]
+        );
         assert!(plan(r#"[{"type":"mount"},{"type":"mount"}]"#).is_err());
         assert!(plan(r#"[{"type":"pid"}]"#).is_err());
         assert!(plan(r#"[{"type":"mount"},{"type":"user"}]"#).is_err());

@@ -7,9 +7,7 @@ use super::{
     sys,
 };
 use crate::{Error, Result};
-use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonalityDomain, PosixRlimitType, Process, Spec,
-};
+use oci_spec::runtime::{IOPriorityClass, LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
 use rustix::fs::{Mode, OFlags, fstat, open, stat};
 use std::{
     ffi::CString,
@@ -52,7 +50,9 @@ impl Plan {
     pub(super) fn new(process: &Process, spec: &Spec) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let Some(program) = args.first().filter(|program| !program.is_empty()) else {
-            return Err(Error::Invalid("the process has no program: process.args is empty".to_owned()));
+            return Err(Error::Invalid(
+                "the process has no program: process.args is empty".to_owned(),
+            ));
         };
         unsupported(process)?;
         let env = process.env().as_deref().unwrap_or_default();
@@ -83,8 +83,14 @@ impl Plan {
             persona: linux
                 .and_then(|linux| linux.personality().as_ref())
                 .map(|persona| match persona.domain() {
-                    _ if persona.flags().as_ref().is_some_and(|flags| !flags.is_empty()) => {
-                        Err(Error::Unsupported("personality flags are not supported".to_owned()))
+                    _ if persona
+                        .flags()
+                        .as_ref()
+                        .is_some_and(|flags| !flags.is_empty()) =>
+                    {
+                        Err(Error::Unsupported(
+                            "personality flags are not supported".to_owned(),
+                        ))
                     }
                     LinuxPersonalityDomain::PerLinux => Ok(0),
                     LinuxPersonalityDomain::PerLinux32 => Ok(8),
@@ -101,14 +107,18 @@ impl Plan {
                     };
                     match u32::try_from(priority.priority()) {
                         Ok(level) if level < 8 => Ok((class, level)),
-                        _ => Err(Error::Invalid("ioPriority.priority must be from 0 to 7".to_owned())),
+                        _ => Err(Error::Invalid(
+                            "ioPriority.priority must be from 0 to 7".to_owned(),
+                        )),
                     }
                 })
                 .transpose()?,
             limits: limits(process)?,
             oom_score_adj: process.oom_score_adj(),
             labels: labels(process)?,
-            own: stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino)),
+            own: stat("/proc/self/exe")
+                .ok()
+                .map(|stat| (stat.st_dev, stat.st_ino)),
         })
     }
 
@@ -116,8 +126,9 @@ impl Plan {
     /// program yet.
     pub(super) fn limit(&self, pid: i32) -> Result<()> {
         if let Some(score) = self.oom_score_adj {
-            std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-                .map_err(|e| Error::io(format!("set the container's oom_score_adj to {score}"), e))?;
+            std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(
+                |e| Error::io(format!("set the container's oom_score_adj to {score}"), e),
+            )?;
         }
         for &(resource, soft, hard) in &self.limits {
             sys::prlimit(pid, resource, soft, hard).map_err(|e| {
@@ -149,14 +160,16 @@ impl Plan {
         }
         let entered = self.enter_cwd();
         caps::bound(&self.caps)?;
-        sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(io("keep capabilities over the change of user"))?;
+        sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0)
+            .map_err(io("keep capabilities over the change of user"))?;
         sys::set_groups(&self.groups).map_err(io("set the supplementary groups"))?;
         sys::set_gid(self.gid).map_err(|e| Error::io(format!("become group {}", self.gid), e))?;
         sys::set_uid(self.uid).map_err(|e| Error::io(format!("become user {}", self.uid), e))?;
         sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(io("drop capabilities"))?;
         if let Err(error) = entered {
             // What root (mapped, or squashed by a network file system) may not enter the user may.
-            if !matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied) {
+            if !matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+            {
                 return Err(error);
             }
             self.enter_cwd()?;
@@ -166,15 +179,20 @@ impl Plan {
         sys::cloexec_from(3).map_err(io("mark descriptors to be closed"))?;
         if let Some(filter) = self.filter.as_ref().filter(|_| !self.no_new_privileges) {
             // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter; it goes right after.
-            let (effective, permitted) = (self.caps.effective | CAP_SYS_ADMIN, self.caps.permitted | CAP_SYS_ADMIN);
-            sys::capset(effective, permitted, self.caps.inheritable).map_err(io("keep CAP_SYS_ADMIN for the filter"))?;
+            let (effective, permitted) = (
+                self.caps.effective | CAP_SYS_ADMIN,
+                self.caps.permitted | CAP_SYS_ADMIN,
+            );
+            sys::capset(effective, permitted, self.caps.inheritable)
+                .map_err(io("keep CAP_SYS_ADMIN for the filter"))?;
             sys::seccomp(&filter.program, filter.flags).map_err(io("load the seccomp filter"))?;
         }
         caps::apply(&self.caps)?;
         if self.no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(io("set no_new_privs"))?;
             if let Some(filter) = &self.filter {
-                sys::seccomp(&filter.program, filter.flags).map_err(io("load the seccomp filter"))?;
+                sys::seccomp(&filter.program, filter.flags)
+                    .map_err(io("load the seccomp filter"))?;
             }
         }
         Ok(())
@@ -188,7 +206,10 @@ impl Plan {
                 "the working directory {} is not in the container",
                 self.cwd.display()
             )),
-            _ => Error::io(format!("change to the working directory {}", self.cwd.display()), e),
+            _ => Error::io(
+                format!("change to the working directory {}", self.cwd.display()),
+                e,
+            ),
         };
         rustix::process::chdir(&self.cwd).map_err(|e| failed(e.into()))?;
         match sys::getcwd() {
@@ -202,7 +223,11 @@ impl Plan {
     }
 
     fn run(&self) -> Error {
-        let name = self.args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = self
+            .args
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let mut denied = None;
         for program in &self.programs {
             if self.is_own(program) {
@@ -227,7 +252,9 @@ impl Plan {
         }
         match denied {
             Some(error) => Error::io(format!("run `{name}` in the container"), error),
-            None if name.contains('/') => Error::NotFound(format!("cannot run `{name}`: there is no such file in the container")),
+            None if name.contains('/') => Error::NotFound(format!(
+                "cannot run `{name}`: there is no such file in the container"
+            )),
             None => Error::NotFound(format!(
                 "cannot run `{name}`: there is no such program in the container's PATH ({})",
                 search_path(&self.env)
@@ -241,7 +268,11 @@ impl Plan {
         if stat(program).is_ok_and(same) {
             return true;
         }
-        let Ok(file) = open(program, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) else {
+        let Ok(file) = open(
+            program,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) else {
             return false;
         };
         if fstat(&file).is_ok_and(same) {
@@ -271,14 +302,22 @@ pub(super) fn own_streams(uid: u32) {
 }
 
 fn rustix_stdio() -> [BorrowedFd<'static>; 3] {
-    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
+    [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ]
 }
 
 fn strings(list: &[String]) -> Result<Vec<CString>> {
     list.iter()
         .map(|s| {
-            CString::new(s.as_str())
-                .map_err(|_| Error::Invalid(format!("`{}` has a zero byte in it", s.replace('\0', "\\0"))))
+            CString::new(s.as_str()).map_err(|_| {
+                Error::Invalid(format!(
+                    "`{}` has a zero byte in it",
+                    s.replace('\0', "\\0")
+                ))
+            })
         })
         .collect()
 }
@@ -287,7 +326,10 @@ fn programs(program: &str, env: &[String]) -> Result<Vec<CString>> {
     if program.contains('/') {
         return strings(&[program.to_owned()]);
     }
-    let path = env.iter().find_map(|line| line.strip_prefix("PATH=")).unwrap_or(PATH);
+    let path = env
+        .iter()
+        .find_map(|line| line.strip_prefix("PATH="))
+        .unwrap_or(PATH);
     let candidates: Vec<String> = path
         .split(':')
         .map(|directory| if directory.is_empty() { "." } else { directory })
@@ -305,22 +347,39 @@ fn search_path(env: &[CString]) -> String {
 fn unsupported(process: &Process) -> Result<()> {
     let refuse = |asked: bool, what: &str| {
         if asked {
-            Err(Error::Unsupported(format!("process.{what} is not supported by this runtime")))
+            Err(Error::Unsupported(format!(
+                "process.{what} is not supported by this runtime"
+            )))
         } else {
             Ok(())
         }
     };
     refuse(process.scheduler().is_some(), "scheduler")?;
     refuse(process.exec_cpu_affinity().is_some(), "execCPUAffinity")?;
-    refuse(process.command_line().is_some(), "commandLine (a field for Windows)")?;
-    refuse(process.user().username().is_some(), "user.username (a field for Windows)")
+    refuse(
+        process.command_line().is_some(),
+        "commandLine (a field for Windows)",
+    )?;
+    refuse(
+        process.user().username().is_some(),
+        "user.username (a field for Windows)",
+    )
 }
 
 fn labels(process: &Process) -> Result<Vec<(String, String)>> {
     let mut labels = Vec::new();
-    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !p.is_empty() && *p != "unconfined") {
-        if std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")) {
-            labels.push(("self/attr/apparmor/exec".to_owned(), format!("exec {profile}")));
+    if let Some(profile) = process
+        .apparmor_profile()
+        .as_deref()
+        .filter(|p| !p.is_empty() && *p != "unconfined")
+    {
+        if std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with(b"Y"))
+        {
+            labels.push((
+                "self/attr/apparmor/exec".to_owned(),
+                format!("exec {profile}"),
+            ));
         } else {
             return Err(Error::Unsupported(format!(
                 "the AppArmor profile `{profile}` is asked for, but this kernel has no AppArmor or it is not enabled"
@@ -361,7 +420,10 @@ fn limits(process: &Process) -> Result<Vec<(u32, u64, u64)>> {
             PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
         };
         if limit.soft() > limit.hard() {
-            return Err(Error::Invalid(format!("{:?}: the soft limit is above the hard one", limit.typ())));
+            return Err(Error::Invalid(format!(
+                "{:?}: the soft limit is above the hard one",
+                limit.typ()
+            )));
         }
         if seen.iter().any(|&(other, _, _)| other == resource) {
             return Err(Error::Invalid(format!("{:?} is given twice", limit.typ())));
@@ -382,14 +444,27 @@ mod tests {
 
     #[test]
     fn a_program_without_a_slash_is_looked_for_in_the_path() {
-        let programs = |args: &[&str]| programs("sh", &args.iter().map(|&s| s.to_owned()).collect::<Vec<_>>()).unwrap();
-        assert_eq!(programs(&["PATH=/a:/b/"]), [c"/a/sh".to_owned(), c"/b/sh".to_owned()]);
+        let programs = |args: &[&str]| {
+            programs(
+                "sh",
+                &args.iter().map(|&s| s.to_owned()).collect::<Vec<_>>(),
+            )
+            .unwrap()
+        };
+        assert_eq!(
+            programs(&["PATH=/a:/b/"]),
+            [c"/a/sh".to_owned(), c"/b/sh".to_owned()]
+        );
         assert_eq!(programs(&[]).len(), 6);
     }
 
     #[test]
     fn a_process_that_cannot_be_made_as_asked_is_refused() {
-        let process = |more: &str| plan(&format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["x"]{more}}}"#));
+        let process = |more: &str| {
+            plan(&format!(
+                r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["x"]{more}}}"#
+            ))
+        };
         assert!(process("").is_ok());
         assert!(process(r#","apparmorProfile":"unconfined""#).is_ok());
         assert!(process(r#","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9}"#).is_err());

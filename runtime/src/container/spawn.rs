@@ -38,7 +38,9 @@ impl Child {
     pub(super) fn keep(mut self) -> Result<(i32, OwnedFd, Channel)> {
         match (self.pidfd.take(), self.channel.take()) {
             (Some(pidfd), Some(channel)) => Ok((self.pid, pidfd, channel)),
-            _ => Err(Error::Internal("the process was given away already".to_owned())),
+            _ => Err(Error::Internal(
+                "the process was given away already".to_owned(),
+            )),
         }
     }
 }
@@ -53,7 +55,11 @@ impl Drop for Child {
 }
 
 /// Starts a process with new namespaces in a cgroup. It is a copy of the caller, which must be single-threaded, and runs `main`.
-pub(super) fn spawn(flags: u64, entrance: &Entrance, main: impl FnOnce(&Channel) -> Error) -> Result<Child> {
+pub(super) fn spawn(
+    flags: u64,
+    entrance: &Entrance,
+    main: impl FnOnce(&Channel) -> Error,
+) -> Result<Child> {
     let (ours, theirs) = channel::pair()?;
     match fork_into(flags, entrance)? {
         (Forked::Parent { pid, pidfd }, _) => Ok(Child {
@@ -128,7 +134,10 @@ pub(super) fn spawn_through(
 
 /// Waits for a child to end.
 pub(super) fn wait(pid: i32) {
-    while matches!(waitpid(Pid::from_raw(pid), None), Err(nix::errno::Errno::EINTR)) {}
+    while matches!(
+        waitpid(Pid::from_raw(pid), None),
+        Err(nix::errno::Errno::EINTR)
+    ) {}
 }
 
 fn fail(channel: &Channel, error: Error) -> ! {
@@ -163,7 +172,10 @@ fn fork_sibling(flags: u64) -> Result<Forked> {
 }
 
 fn is_old(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL))
+    matches!(
+        e.raw_os_error(),
+        Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL)
+    )
 }
 
 fn failed(e: &io::Error, flags: u64) -> Error {
@@ -183,7 +195,8 @@ fn failed(e: &io::Error, flags: u64) -> Error {
 fn enter(entrance: &Entrance, inside: bool) -> Result<()> {
     let procs = entrance.procs.iter().filter(|_| !inside);
     for file in entrance.tasks.iter().chain(procs) {
-        rustix::io::write(file, b"0").map_err(|e| Error::io("go into the container's cgroup", e))?;
+        rustix::io::write(file, b"0")
+            .map_err(|e| Error::io("go into the container's cgroup", e))?;
     }
     Ok(())
 }

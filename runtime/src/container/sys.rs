@@ -34,7 +34,11 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 ///
 /// The child is a copy of the calling process with this thread alone: the caller must be single-threaded, or some
 /// other thread's lock (the allocator's) may be held for ever in the child.
-pub(super) fn clone3(flags: u64, sibling: bool, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+pub(super) fn clone3(
+    flags: u64,
+    sibling: bool,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Forked> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args.
     let mut args: libc::clone_args = unsafe { zeroed() };
@@ -50,7 +54,13 @@ pub(super) fn clone3(flags: u64, sibling: bool, cgroup: Option<BorrowedFd<'_>>) 
         args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
     }
     // SAFETY: no CLONE_VM: the child has its own copy of the memory, so this is a fork; see the doc comment.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })?;
+    let pid = check(unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    })?;
     Ok(forked(pid, pidfd))
 }
 
@@ -103,7 +113,11 @@ pub(super) struct MountAttr {
 }
 
 /// `mount_setattr(2)` on the mount a descriptor stands for.
-pub(super) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
+pub(super) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    attr: &MountAttr,
+) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: an empty C string, and a struct with its size.
     check(unsafe {
@@ -122,13 +136,24 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &Mount
 /// `close_range(2)`: everything from `first` on closes at exec.
 pub(super) fn cloexec_from(first: u32) -> io::Result<()> {
     // SAFETY: no pointers. Only a flag of the descriptors changes, none is closed.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
+    .map(drop)
 }
 
 /// `execve(2)`. Returns only if it failed.
 pub(super) fn execve(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+        list.iter()
+            .map(|s| s.as_ptr())
+            .chain([ptr::null()])
+            .collect()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: null-terminated arrays of C strings that outlive the call.
@@ -154,7 +179,10 @@ pub(super) fn reset_signals() {
 /// `prctl(2)` with integers.
 pub(super) fn prctl(option: i32, a: u64, b: u64) -> io::Result<()> {
     // SAFETY: used only with options whose arguments are integers.
-    check(libc::c_long::from(unsafe { libc::prctl(option, a, b, 0u64, 0u64) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::prctl(option, a, b, 0u64, 0u64)
+    }))
+    .map(drop)
 }
 
 /// `capset(2)` on this thread: effective, permitted, inheritable as bit sets.
@@ -170,8 +198,13 @@ pub(super) fn capset(effective: u64, permitted: u64, inheritable: u64) -> io::Re
         pid: 0,
     };
     let word = |set: u64, high: bool| (if high { set >> 32 } else { set & 0xffff_ffff }) as u32;
-    let data: [[u32; 3]; 2] =
-        [false, true].map(|high| [word(effective, high), word(permitted, high), word(inheritable, high)]);
+    let data: [[u32; 3]; 2] = [false, true].map(|high| {
+        [
+            word(effective, high),
+            word(permitted, high),
+            word(inheritable, high),
+        ]
+    });
     // SAFETY: header and data as capability version 3 lays them out.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
@@ -217,23 +250,38 @@ pub(super) fn seccomp(program: &[Instruction], flags: u64) -> io::Result<()> {
         filter: program.as_ptr(),
     };
     // SAFETY: struct sock_fprog over an array of struct sock_filter that outlive the call.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    })
+    .map(drop)
 }
 
 /// Makes a terminal this session's controlling one.
 pub(super) fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the argument is an integer.
-    check(libc::c_long::from(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0)
+    }))
+    .map(drop)
 }
 
 /// Puts a copy of `fd` at 0, 1 or 2, open across exec.
 pub(super) fn place(fd: BorrowedFd<'_>, at: RawFd) -> io::Result<()> {
     // SAFETY: no pointers. What was at `at` belonged to the process this one was copied from.
-    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), at) }))?;
+    check(libc::c_long::from(unsafe {
+        libc::dup2(fd.as_raw_fd(), at)
+    }))?;
     // dup2 leaves the flag alone where both are the same.
     // SAFETY: no pointers.
-    check(libc::c_long::from(unsafe { libc::fcntl(at, libc::F_SETFD, 0) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::fcntl(at, libc::F_SETFD, 0)
+    }))
+    .map(drop)
 }
 
 /// `prlimit(2)` on another process: soft and hard limit.
@@ -243,8 +291,16 @@ pub(super) fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Resu
         rlim_max: hard,
     };
     // SAFETY: a struct that outlives the call; no old value asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, ptr::null_mut::<u8>()) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            &raw const limit,
+            ptr::null_mut::<u8>(),
+        )
+    })
+    .map(drop)
 }
 
 /// `umask(2)`.
@@ -254,7 +310,12 @@ pub(super) fn umask(mask: u32) {
 }
 
 /// A block or character device's node.
-pub(super) fn mknod(directory: BorrowedFd<'_>, name: &CStr, mode: u32, device: u64) -> io::Result<()> {
+pub(super) fn mknod(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    mode: u32,
+    device: u64,
+) -> io::Result<()> {
     // SAFETY: a C string that outlives the call.
     check(libc::c_long::from(unsafe {
         libc::mknodat(directory.as_raw_fd(), name.as_ptr(), mode, device)

@@ -40,7 +40,9 @@ pub(super) fn make(size: Option<WindowSize>) -> Result<Terminal> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags).map_err(failed)?;
     if !is_devpts(slave.as_fd()) {
-        return Err(Error::Invalid("the container's terminal is not of a devpts file system".to_owned()));
+        return Err(Error::Invalid(
+            "the container's terminal is not of a devpts file system".to_owned(),
+        ));
     }
     if let Some(size) = size {
         let size = Winsize {
@@ -56,7 +58,8 @@ pub(super) fn make(size: Option<WindowSize>) -> Result<Terminal> {
 
 /// Makes it this session's terminal and its standard streams.
 pub(super) fn take(slave: BorrowedFd<'_>) -> Result<()> {
-    sys::set_controlling_terminal(slave).map_err(|e| Error::io("make the terminal the session's own", e))?;
+    sys::set_controlling_terminal(slave)
+        .map_err(|e| Error::io("make the terminal the session's own", e))?;
     for at in 0..3 {
         sys::place(slave, at).map_err(|e| Error::io("put the terminal at a standard stream", e))?;
     }

@@ -23,9 +23,13 @@ pub(super) fn read(path: &Path) -> Result<String> {
 /// The number that a file consists of.
 pub(super) fn number(path: &Path) -> Result<u64> {
     let text = read(path)?;
-    text.trim()
-        .parse()
-        .map_err(|_| Error::Internal(format!("{} has no number but `{}`", path.display(), text.trim())))
+    text.trim().parse().map_err(|_| {
+        Error::Internal(format!(
+            "{} has no number but `{}`",
+            path.display(),
+            text.trim()
+        ))
+    })
 }
 
 /// The number behind a key in a file of `key number` lines.
@@ -35,8 +39,13 @@ pub(super) fn keyed(path: &Path, key: &str) -> Result<u64> {
 
 /// The number behind a key in a text of `key number` lines.
 pub(super) fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(key)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    })
 }
 
 /// Writes a value, in one piece.
@@ -108,7 +117,12 @@ pub(super) fn remove(path: &Path, mut wait: impl FnMut(Duration)) -> Result<()> 
         let busy = match remove_once(path) {
             Ok(()) => return Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => e,
-            Err(e) => return Err(Error::io(format!("remove the cgroup {}", path.display()), e)),
+            Err(e) => {
+                return Err(Error::io(
+                    format!("remove the cgroup {}", path.display()),
+                    e,
+                ));
+            }
         };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -81,16 +81,24 @@ impl Cgroup {
         let root = Path::new(ROOT);
         let created = if v2::is(root) {
             let group = v2::Group::at(root, &path);
-            let limits = resources.map(resources::v2).transpose()?.unwrap_or_default();
+            let limits = resources
+                .map(resources::v2)
+                .transpose()?
+                .unwrap_or_default();
             group.create()?;
             let cgroup = Self {
                 path,
                 layout: Layout::Unified(group.clone()),
             };
-            let limited = group.limit(root, &limits).and_then(|()| v2::limit_devices(&group, resources));
+            let limited = group
+                .limit(root, &limits)
+                .and_then(|()| v2::limit_devices(&group, resources));
             (cgroup, limited)
         } else {
-            let limits = resources.map(resources::v1).transpose()?.unwrap_or_default();
+            let limits = resources
+                .map(resources::v1)
+                .transpose()?
+                .unwrap_or_default();
             let hybrid = root.join("unified");
             let unified = v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path));
             let groups = v1::Groups::new(root, &path, &limits, unified.is_none())?;
@@ -159,7 +167,11 @@ impl Cgroup {
         let mut seen = Vec::new();
         for _ in 0..64 {
             let pids = self.pids()?;
-            let new = pids.iter().copied().filter(|pid| !seen.contains(pid)).collect::<Vec<_>>();
+            let new = pids
+                .iter()
+                .copied()
+                .filter(|pid| !seen.contains(pid))
+                .collect::<Vec<_>>();
             if new.is_empty() {
                 break;
             }
@@ -210,7 +222,10 @@ impl Cgroup {
         Ok(Entrance {
             directory: unified.map(v2::Group::directory).transpose()?,
             procs: unified.map(v2::Group::procs).transpose()?,
-            tasks: groups.map(v1::Groups::tasks).transpose()?.unwrap_or_default(),
+            tasks: groups
+                .map(v1::Groups::tasks)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 
@@ -256,7 +271,8 @@ fn relative(path: &Path) -> Result<PathBuf> {
     }
     if clean.as_os_str().is_empty() {
         return Err(Error::Invalid(
-            "cgroupsPath names the root of the hierarchy: a container needs a cgroup of its own".to_owned(),
+            "cgroupsPath names the root of the hierarchy: a container needs a cgroup of its own"
+                .to_owned(),
         ));
     }
     Ok(clean)
@@ -264,8 +280,8 @@ fn relative(path: &Path) -> Result<PathBuf> {
 
 fn signal_one(pid: i32, signal: i32) -> Result<()> {
     let attempt = || format!("send signal {signal} to process {pid}");
-    let signal =
-        nix::sys::signal::Signal::try_from(signal).map_err(|_| Error::Invalid(format!("there is no signal {signal}")))?;
+    let signal = nix::sys::signal::Signal::try_from(signal)
+        .map_err(|_| Error::Invalid(format!("there is no signal {signal}")))?;
     match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal) {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
         Err(e) => Err(Error::io(attempt(), e)),

@@ -4,7 +4,8 @@
 use super::files;
 use crate::{Error, Result};
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources, LinuxThrottleDevice,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
+    LinuxThrottleDevice,
 };
 use std::{fs, path::Path};
 
@@ -36,9 +37,12 @@ impl Limit {
                 "cannot set {} of the container: this kernel does not have it",
                 self.file
             ))),
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Err(Error::Invalid(
-                format!("the kernel does not accept `{}` for {}", self.value, self.file),
-            )),
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                Err(Error::Invalid(format!(
+                    "the kernel does not accept `{}` for {}",
+                    self.value, self.file
+                )))
+            }
             other => other,
         }
     }
@@ -69,7 +73,11 @@ pub(super) fn v2(resources: &LinuxResources) -> Result<Vec<Limit>> {
     }
     if let Some(network) = resources.network() {
         refuse(network.class_id().is_some(), "network.classID", "v2")?;
-        refuse(network.priorities().as_ref().is_some_and(|p| !p.is_empty()), "network.priorities", "v2")?;
+        refuse(
+            network.priorities().as_ref().is_some_and(|p| !p.is_empty()),
+            "network.priorities",
+            "v2",
+        )?;
     }
     rdma(resources, &mut limits)?;
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
@@ -86,7 +94,11 @@ pub(super) fn v2(resources: &LinuxResources) -> Result<Vec<Limit>> {
             Some("rdma") => "rdma",
             Some("misc") => "misc",
             Some("cgroup") => "cgroup",
-            _ => return Err(Error::Invalid(format!("resources.unified: there is no cgroup v2 file {file}"))),
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "resources.unified: there is no cgroup v2 file {file}"
+                )));
+            }
         };
         limits.push(Limit::new(controller, file, value));
     }
@@ -122,8 +134,15 @@ pub(super) fn v1(resources: &LinuxResources) -> Result<Vec<Limit>> {
         }
     }
     rdma(resources, &mut limits)?;
-    refuse(resources.unified().as_ref().is_some_and(|u| !u.is_empty()), "unified", "v1")?;
-    devices_v1(resources.devices().as_deref().unwrap_or_default(), &mut limits)?;
+    refuse(
+        resources.unified().as_ref().is_some_and(|u| !u.is_empty()),
+        "unified",
+        "v1",
+    )?;
+    devices_v1(
+        resources.devices().as_deref().unwrap_or_default(),
+        &mut limits,
+    )?;
     Ok(limits)
 }
 
@@ -132,13 +151,20 @@ fn memory_v2(memory: &LinuxMemory, limits: &mut Vec<Limit>) -> Result<()> {
         // The spec's figure is memory and swap together, v2 wants swap alone.
         let (value, none) = match (swap, memory.limit()) {
             (swap, _) if swap < 0 => ("max".to_owned(), false),
-            (swap, Some(limit)) if limit >= 0 && swap >= limit => ((swap - limit).to_string(), swap == limit),
+            (swap, Some(limit)) if limit >= 0 && swap >= limit => {
+                ((swap - limit).to_string(), swap == limit)
+            }
             (_, Some(limit)) if limit >= 0 => {
                 return Err(Error::Invalid(
-                    "memory.swap is memory and swap together: it cannot be below memory.limit".to_owned(),
+                    "memory.swap is memory and swap together: it cannot be below memory.limit"
+                        .to_owned(),
                 ));
             }
-            _ => return Err(Error::Invalid("memory.swap needs memory.limit beside it".to_owned())),
+            _ => {
+                return Err(Error::Invalid(
+                    "memory.swap needs memory.limit beside it".to_owned(),
+                ));
+            }
         };
         let mut limit = Limit::new("memory", "memory.swap.max", value);
         limit.no_swap = none;
@@ -153,7 +179,11 @@ fn memory_v2(memory: &LinuxMemory, limits: &mut Vec<Limit>) -> Result<()> {
     refuse(memory.kernel().is_some(), "memory.kernel", "v2")?;
     refuse(memory.kernel_tcp().is_some(), "memory.kernelTCP", "v2")?;
     refuse(memory.swappiness().is_some(), "memory.swappiness", "v2")?;
-    refuse(memory.disable_oom_killer() == Some(true), "memory.disableOOMKiller", "v2")
+    refuse(
+        memory.disable_oom_killer() == Some(true),
+        "memory.disableOOMKiller",
+        "v2",
+    )
 }
 
 fn memory_v1(memory: &LinuxMemory, limits: &mut Vec<Limit>) -> Result<()> {
@@ -170,7 +200,8 @@ fn memory_v1(memory: &LinuxMemory, limits: &mut Vec<Limit>) -> Result<()> {
             && (0..limit).contains(&swap)
         {
             return Err(Error::Invalid(
-                "memory.swap is memory and swap together: it cannot be below memory.limit".to_owned(),
+                "memory.swap is memory and swap together: it cannot be below memory.limit"
+                    .to_owned(),
             ));
         }
         let mut limit = Limit::new("memory", "memory.memsw.limit_in_bytes", swap.max(-1));
@@ -178,7 +209,11 @@ fn memory_v1(memory: &LinuxMemory, limits: &mut Vec<Limit>) -> Result<()> {
         limits.push(limit);
     }
     if let Some(low) = memory.reservation() {
-        limits.push(Limit::new("memory", "memory.soft_limit_in_bytes", low.max(-1)));
+        limits.push(Limit::new(
+            "memory",
+            "memory.soft_limit_in_bytes",
+            low.max(-1),
+        ));
     }
     if let Some(kernel) = memory.kernel() {
         limits.push(Limit::new("memory", "memory.kmem.limit_in_bytes", kernel));
@@ -219,7 +254,11 @@ fn cpu_v2(cpu: &LinuxCpu, limits: &mut Vec<Limit>) -> Result<()> {
     if let Some(mems) = cpu.mems() {
         limits.push(Limit::new("cpuset", "cpuset.mems", mems));
     }
-    refuse(cpu.realtime_runtime().is_some(), "cpu.realtimeRuntime", "v2")?;
+    refuse(
+        cpu.realtime_runtime().is_some(),
+        "cpu.realtimeRuntime",
+        "v2",
+    )?;
     refuse(cpu.realtime_period().is_some(), "cpu.realtimePeriod", "v2")
 }
 
@@ -257,10 +296,18 @@ type Throttles<'a> = [(&'static str, &'a Option<Vec<LinuxThrottleDevice>>); 4];
 
 fn io_v2(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
     if let Some(weight) = io.weight().filter(|&weight| weight != 0) {
-        limits.push(Limit::new("io", "io.bfq.weight", format!("default {weight}")));
+        limits.push(Limit::new(
+            "io",
+            "io.bfq.weight",
+            format!("default {weight}"),
+        ));
     }
     for device in io.weight_device().iter().flatten() {
-        refuse(device.leaf_weight().is_some(), "blockIO.weightDevice.leafWeight", "v2")?;
+        refuse(
+            device.leaf_weight().is_some(),
+            "blockIO.weightDevice.leafWeight",
+            "v2",
+        )?;
         if let Some(weight) = device.weight() {
             let value = format!("{}:{} {weight}", device.major(), device.minor());
             limits.push(Limit::new("io", "io.bfq.weight", value));
@@ -275,7 +322,12 @@ fn io_v2(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
     ];
     for (key, devices) in throttles {
         for device in devices.iter().flatten() {
-            let value = format!("{}:{} {key}={}", device.major(), device.minor(), device.rate());
+            let value = format!(
+                "{}:{} {key}={}",
+                device.major(),
+                device.minor(),
+                device.rate()
+            );
             limits.push(Limit::new("io", "io.max", value));
         }
     }
@@ -287,7 +339,11 @@ fn io_v1(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
         limits.push(Limit::new("blkio", "blkio.bfq.weight", weight));
     }
     for device in io.weight_device().iter().flatten() {
-        refuse(device.leaf_weight().is_some(), "blockIO.weightDevice.leafWeight", "v1")?;
+        refuse(
+            device.leaf_weight().is_some(),
+            "blockIO.weightDevice.leafWeight",
+            "v1",
+        )?;
         if let Some(weight) = device.weight() {
             let value = format!("{}:{} {weight}", device.major(), device.minor());
             limits.push(Limit::new("blkio", "blkio.bfq.weight_device", value));
@@ -295,10 +351,22 @@ fn io_v1(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
     }
     refuse(io.leaf_weight().is_some(), "blockIO.leafWeight", "v1")?;
     let throttles: Throttles<'_> = [
-        ("blkio.throttle.read_bps_device", io.throttle_read_bps_device()),
-        ("blkio.throttle.write_bps_device", io.throttle_write_bps_device()),
-        ("blkio.throttle.read_iops_device", io.throttle_read_iops_device()),
-        ("blkio.throttle.write_iops_device", io.throttle_write_iops_device()),
+        (
+            "blkio.throttle.read_bps_device",
+            io.throttle_read_bps_device(),
+        ),
+        (
+            "blkio.throttle.write_bps_device",
+            io.throttle_write_bps_device(),
+        ),
+        (
+            "blkio.throttle.read_iops_device",
+            io.throttle_read_iops_device(),
+        ),
+        (
+            "blkio.throttle.write_iops_device",
+            io.throttle_write_iops_device(),
+        ),
     ];
     for (file, devices) in throttles {
         for device in devices.iter().flatten() {
@@ -328,8 +396,17 @@ fn rdma(resources: &LinuxResources, limits: &mut Vec<Limit>) -> Result<()> {
 /// What every container may use: the devices of OCI config-linux, "Default Devices", terminals, and the making of nodes,
 /// which is no use of them.
 const DEVICES: [&str; 11] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm",
-    "c 5:2 rwm", "c 136:* rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 /// Everything is denied, then come the spec's rules in their order, then what every container may use.
@@ -342,7 +419,10 @@ fn devices_v1(rules: &[LinuxDeviceCgroup], limits: &mut Vec<Limit>) -> Result<()
                 "a device rule's access is of the letters r, w and m, not `{access}`"
             )));
         }
-        let number = |n: Option<i64>| n.filter(|&n| n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
+        let number = |n: Option<i64>| {
+            n.filter(|&n| n >= 0)
+                .map_or_else(|| "*".to_owned(), |n| n.to_string())
+        };
         let (major, minor) = (number(rule.major()), number(rule.minor()));
         let kinds: &[&str] = match rule.typ().unwrap_or(LinuxDeviceType::A) {
             LinuxDeviceType::A if major == "*" && minor == "*" && access.len() == 3 => &["a"],
@@ -350,13 +430,25 @@ fn devices_v1(rules: &[LinuxDeviceCgroup], limits: &mut Vec<Limit>) -> Result<()
             LinuxDeviceType::B => &["b"],
             LinuxDeviceType::C | LinuxDeviceType::U => &["c"],
             LinuxDeviceType::P => {
-                return Err(Error::Invalid("a device rule cannot be about a fifo".to_owned()));
+                return Err(Error::Invalid(
+                    "a device rule cannot be about a fifo".to_owned(),
+                ));
             }
         };
-        let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
+        let file = if rule.allow() {
+            "devices.allow"
+        } else {
+            "devices.deny"
+        };
         for kind in kinds {
             let value = match *kind {
-                "a" if !rule.allow() && limits.last().is_some_and(|l| l.file == file && l.value == "a") => continue,
+                "a" if !rule.allow()
+                    && limits
+                        .last()
+                        .is_some_and(|l| l.file == file && l.value == "a") =>
+                {
+                    continue;
+                }
                 "a" => "a".to_owned(),
                 kind => format!("{kind} {major}:{minor} {access}"),
             };
@@ -364,7 +456,10 @@ fn devices_v1(rules: &[LinuxDeviceCgroup], limits: &mut Vec<Limit>) -> Result<()
         }
     }
     // Where the last word was that everything is allowed the kernel takes no further permission.
-    if limits.last().is_none_or(|l| l.file != "devices.allow" || l.value != "a") {
+    if limits
+        .last()
+        .is_none_or(|l| l.file != "devices.allow" || l.value != "a")
+    {
         limits.extend(DEVICES.map(|rule| Limit::new("devices", "devices.allow", rule)));
     }
     Ok(())
@@ -376,16 +471,26 @@ fn weight(shares: u64) -> u64 {
 }
 
 fn bytes_v2(bytes: i64) -> String {
-    if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
+    if bytes < 0 {
+        "max".to_owned()
+    } else {
+        bytes.to_string()
+    }
 }
 
 fn count(limit: i64) -> String {
-    if limit <= 0 { "max".to_owned() } else { limit.to_string() }
+    if limit <= 0 {
+        "max".to_owned()
+    } else {
+        limit.to_string()
+    }
 }
 
 fn file_part(name: &str) -> Result<&str> {
     if name.is_empty() || name.contains(['/', '\n', ' ']) {
-        Err(Error::Invalid(format!("`{name}` cannot be part of a cgroup file's name")))
+        Err(Error::Invalid(format!(
+            "`{name}` cannot be part of a cgroup file's name"
+        )))
     } else {
         Ok(name)
     }
@@ -393,7 +498,9 @@ fn file_part(name: &str) -> Result<&str> {
 
 fn refuse(asked: bool, what: &str, version: &str) -> Result<()> {
     if asked {
-        Err(Error::Unsupported(format!("resources.{what} does not exist on cgroup {version}")))
+        Err(Error::Unsupported(format!(
+            "resources.{what} does not exist on cgroup {version}"
+        )))
     } else {
         Ok(())
     }

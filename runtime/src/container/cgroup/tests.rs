@@ -7,12 +7,18 @@ fn parse(json: &str) -> LinuxResources {
 }
 
 fn lines(limits: &[resources::Limit]) -> Vec<String> {
-    limits.iter().map(|l| format!("{}={}", l.file, l.value)).collect()
+    limits
+        .iter()
+        .map(|l| format!("{}={}", l.file, l.value))
+        .collect()
 }
 
 #[test]
 fn a_cgroup_path_stays_below_the_root() {
-    assert_eq!(relative(Path::new("/swarm/a")).unwrap(), PathBuf::from("swarm/a"));
+    assert_eq!(
+        relative(Path::new("/swarm/a")).unwrap(),
+        PathBuf::from("swarm/a")
+    );
     assert!(relative(Path::new("/swarm/../a")).is_err());
     assert!(relative(Path::new("/")).is_err());
 }
@@ -57,9 +63,19 @@ fn devices_are_denied_before_any_is_allowed() {
         r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#,
     );
     let limits = lines(&resources::v1(&spec).unwrap());
-    assert_eq!(limits.get(..3).unwrap(), ["devices.deny=a", "devices.allow=c 10:229 rw", "devices.allow=c *:* m"]);
+    assert_eq!(
+        limits.get(..3).unwrap(),
+        [
+            "devices.deny=a",
+            "devices.allow=c 10:229 rw",
+            "devices.allow=c *:* m"
+        ]
+    );
     let privileged = parse(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#);
-    assert_eq!(lines(&resources::v1(&privileged).unwrap()), ["devices.deny=a", "devices.allow=a"]);
+    assert_eq!(
+        lines(&resources::v1(&privileged).unwrap()),
+        ["devices.deny=a", "devices.allow=a"]
+    );
 }
 
 #[test]

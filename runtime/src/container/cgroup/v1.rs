@@ -40,7 +40,10 @@ impl Groups {
     pub(super) fn new(root: &Path, path: &Path, limits: &[Limit], freezer: bool) -> Result<Self> {
         let there = hierarchies(root)?;
         for limit in limits {
-            if !there.iter().any(|name| name.split(',').any(|c| c == limit.controller)) {
+            if !there
+                .iter()
+                .any(|name| name.split(',').any(|c| c == limit.controller))
+            {
                 return Err(Error::Unsupported(format!(
                     "cannot set {} of the container: the host's cgroups have no `{}` controller",
                     limit.file, limit.controller
@@ -100,7 +103,8 @@ impl Groups {
         };
         if let Some(memory) = self.get("memory") {
             let idle = files::keyed(&memory.join("memory.stat"), "total_inactive_file")?;
-            stats.memory = files::number(&memory.join("memory.usage_in_bytes"))?.saturating_sub(idle);
+            stats.memory =
+                files::number(&memory.join("memory.usage_in_bytes"))?.saturating_sub(idle);
             let limit = files::number(&memory.join("memory.limit_in_bytes"))?;
             stats.memory_limit = (limit < UNLIMITED).then_some(limit);
         }
@@ -177,14 +181,21 @@ impl Groups {
 
     fn need(&self, controller: &str) -> Result<&Path> {
         self.get(controller).ok_or_else(|| {
-            Error::NotFound(format!("the container has no cgroup with the `{controller}` controller"))
+            Error::NotFound(format!(
+                "the container has no cgroup with the `{controller}` controller"
+            ))
         })
     }
 }
 
 /// The mounted hierarchies, by name. They are what stands in `/sys/fs/cgroup`: symbolic links there are other names of the same.
 fn hierarchies(root: &Path) -> Result<Vec<String>> {
-    let failed = |e| Error::io(format!("list the cgroup hierarchies in {}", root.display()), e);
+    let failed = |e| {
+        Error::io(
+            format!("list the cgroup hierarchies in {}", root.display()),
+            e,
+        )
+    };
     let mut names: Vec<String> = fs::read_dir(root)
         .map_err(failed)?
         .filter_map(std::result::Result::ok)
@@ -209,7 +220,9 @@ fn inherit_cpuset(directory: &Path) -> Result<()> {
         if !files::read(&path)?.trim().is_empty() {
             continue;
         }
-        let Some(parent) = directory.parent() else { continue };
+        let Some(parent) = directory.parent() else {
+            continue;
+        };
         if files::read(&parent.join(file))?.trim().is_empty() {
             inherit_cpuset(parent)?;
         }

@@ -42,7 +42,9 @@ pub(super) struct Group {
 impl Group {
     /// The one at `path` below `root`.
     pub(super) fn at(root: &Path, path: &Path) -> Self {
-        Self { path: root.join(path) }
+        Self {
+            path: root.join(path),
+        }
     }
 
     /// Its directory.
@@ -59,7 +61,8 @@ impl Group {
     pub(super) fn limit(&self, root: &Path, limits: &[Limit]) -> Result<()> {
         let mut wanted: Vec<&str> = USUAL.to_vec();
         wanted.extend(limits.iter().map(|limit| limit.controller));
-        let has = |text: &str, controller: &str| text.split_whitespace().any(|word| word == controller);
+        let has =
+            |text: &str, controller: &str| text.split_whitespace().any(|word| word == controller);
         let mut here = files::read(&self.path.join("cgroup.controllers"))?;
         if wanted.iter().any(|controller| !has(&here, controller)) {
             hand_down(root, &self.path, &wanted)?;
@@ -82,7 +85,10 @@ impl Group {
     pub(super) fn stats(&self) -> Result<CgroupStats> {
         let cpu = files::keyed(&self.path.join("cpu.stat"), "usage_usec")?;
         let memory = or(files::number(&self.path.join("memory.current")), 0)?;
-        let idle = or(files::keyed(&self.path.join("memory.stat"), "inactive_file"), 0)?;
+        let idle = or(
+            files::keyed(&self.path.join("memory.stat"), "inactive_file"),
+            0,
+        )?;
         let limit = or(files::read(&self.path.join("memory.max")), "max".to_owned())?;
         Ok(CgroupStats {
             cpu_ns: cpu.saturating_mul(1000),
@@ -113,9 +119,14 @@ impl Group {
 
     /// Stops or continues its processes; waits until that has come about.
     pub(super) fn freeze(&self, freeze: bool) -> Result<()> {
-        files::write(&self.path.join("cgroup.freeze"), if freeze { "1" } else { "0" })?;
+        files::write(
+            &self.path.join("cgroup.freeze"),
+            if freeze { "1" } else { "0" },
+        )?;
         let want = u64::from(freeze);
-        if self.wait(Duration::from_secs(5), |events| files::value(events, "frozen") == Some(want))? {
+        if self.wait(Duration::from_secs(5), |events| {
+            files::value(events, "frozen") == Some(want)
+        })? {
             Ok(())
         } else {
             Err(Error::Conflict(format!(
@@ -140,7 +151,8 @@ impl Group {
     /// Its directory, for clone3.
     pub(super) fn directory(&self) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        open(&self.path, flags, Mode::empty()).map_err(|e| Error::io(format!("open {}", self.path.display()), e))
+        open(&self.path, flags, Mode::empty())
+            .map_err(|e| Error::io(format!("open {}", self.path.display()), e))
     }
 
     /// Its list of processes, for writing.
@@ -187,12 +199,17 @@ fn or<T>(read: Result<T>, otherwise: T) -> Result<T> {
 
 /// Enables controllers in every cgroup from the root down to the parent of `path`, as far as the host has them.
 fn hand_down(root: &Path, path: &Path, wanted: &[&str]) -> Result<()> {
-    let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|a| a.starts_with(root)).collect();
+    let mut above: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|a| a.starts_with(root))
+        .collect();
     above.reverse();
     for directory in above {
         let there = files::read(&directory.join("cgroup.controllers"))?;
         let enabled = files::read(&directory.join("cgroup.subtree_control"))?;
-        let has = |text: &str, controller: &str| text.split_whitespace().any(|word| word == controller);
+        let has =
+            |text: &str, controller: &str| text.split_whitespace().any(|word| word == controller);
         let mut missing: Vec<String> = wanted
             .iter()
             .filter(|controller| has(&there, controller) && !has(&enabled, controller))
@@ -214,4 +231,70 @@ fn hand_down(root: &Path, path: &Path, wanted: &[&str]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The files that the kernel would show.
+    fn directory(path: &Path, controllers: &str, enabled: &str) {
+        fs::create_dir_all(path).unwrap();
+        for (file, text) in [
+            ("cgroup.controllers", controllers),
+            ("cgroup.subtree_control", enabled),
+            ("cgroup.procs", ""),
+            ("memory.max", "max"),
+        ] {
+            fs::write(path.join(file), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn controllers_are_handed_down_the_whole_chain() {
+        let root = tempfile::tempdir().unwrap();
+        directory(root.path(), "cpuset cpu io memory pids", "memory");
+        directory(&root.path().join("swarm"), "cpu memory pids", "");
+        directory(&root.path().join("swarm/one"), "", "");
+        hand_down(
+            root.path(),
+            &root.path().join("swarm/one"),
+            &["cpu", "memory", "pids", "hugetlb"],
+        )
+        .unwrap();
+        let written = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        assert!(written("cgroup.subtree_control").starts_with("+cpu +pids"));
+        assert_eq!(
+            written("swarm/cgroup.subtree_control"),
+            "+cpu +memory +pids"
+        );
+        assert_eq!(
+            written("swarm/one/cgroup.subtree_control"),
+            "",
+            "not in the container's own"
+        );
+    }
+
+    #[test]
+    fn a_limit_without_its_controller_is_an_error_and_with_it_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        directory(root.path(), "memory", "memory");
+        directory(&root.path().join("one"), "memory", "");
+        let group = Group::at(root.path(), Path::new("one"));
+        let resources =
+            |json| super::super::resources::v2(&serde_json::from_str(json).unwrap()).unwrap();
+        group
+            .limit(root.path(), &resources(r#"{"memory":{"limit":4096}}"#))
+            .unwrap();
+        assert!(
+            fs::read_to_string(group.path().join("memory.max"))
+                .unwrap()
+                .starts_with("4096")
+        );
+        let error = group
+            .limit(root.path(), &resources(r#"{"pids":{"limit":4}}"#))
+            .unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)), "{error}");
+    }
 }

@@ -19,7 +19,8 @@ use std::{
 
 /// Keeps what happens to mounts here from the host. The first step in a new mount namespace.
 pub(crate) fn detach_host() -> Result<()> {
-    let slash = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::io("open the root", e))?;
+    let slash = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open the root", e))?;
     let slave = MountAttr {
         propagation: SLAVE,
         ..MountAttr::default()
@@ -30,20 +31,27 @@ pub(crate) fn detach_host() -> Result<()> {
 /// Attaches the root over the host's, and everything in it. The host's file systems are still there.
 pub(crate) fn build(root: &OwnedFd, plan: &Plan, prepared: &Prepared, cwd: &Path) -> Result<()> {
     let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(root, "", CWD, "/", over).map_err(|e| Error::io("attach the container's root", e))?;
+    move_mount(root, "", CWD, "/", over)
+        .map_err(|e| Error::io("attach the container's root", e))?;
     let root = root.as_fd();
     let mut readonly_later = Vec::new();
     for (wanted, from_host) in plan.mounts.iter().zip(&prepared.from_host) {
         match from_host {
             Some(FromHost::Bind(mount, kind)) => {
-                outside_proc(root, wanted, *kind)?;
+                outside_proc(root, wanted, *kind, is_proc(mount.as_fd())?)?;
                 attach_at(root, mount.as_fd(), &wanted.destination, *kind)?;
             }
-            Some(FromHost::Hierarchies(views)) => readonly_later.push(hierarchies(root, wanted, views)?),
+            Some(FromHost::Hierarchies(views)) => {
+                readonly_later.push(hierarchies(root, wanted, views)?);
+            }
             None => readonly_later.extend(file_system(root, plan, wanted)?),
         }
     }
-    if !plan.mounts.iter().any(|m| m.options.bind.is_some() && m.destination == Path::new("/dev")) {
+    if !plan
+        .mounts
+        .iter()
+        .any(|m| m.options.bind.is_some() && m.destination == Path::new("/dev"))
+    {
         devices::make(root, plan, prepared)?;
     }
     let readonly = MountAttr {
@@ -70,7 +78,8 @@ pub(crate) fn finish(root: &OwnedFd, plan: &Plan) -> Result<()> {
         move |e: rustix::io::Errno| Error::io(attempt, e)
     };
     rustix::process::fchdir(root).map_err(failed("change to the container's root"))?;
-    sys::pivot_here().map_err(|e| Error::io("make the container's root the root (pivot_root)", e))?;
+    sys::pivot_here()
+        .map_err(|e| Error::io("make the container's root the root (pivot_root)", e))?;
     // The old root lies on top of the new one now.
     unmount(".", UnmountFlags::DETACH).map_err(failed("take away the host's file systems"))?;
     rustix::process::chdir("/").map_err(failed("change to the new root"))?;
@@ -100,7 +109,9 @@ pub(crate) fn proc_files(files: &[(String, String)]) -> Result<()> {
     for (path, value) in files {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&proc, path.as_str(), flags, Mode::empty()).map_err(|e| match e {
-            rustix::io::Errno::NOENT => Error::Unsupported(format!("this kernel has no /proc/{path}")),
+            rustix::io::Errno::NOENT => {
+                Error::Unsupported(format!("this kernel has no /proc/{path}"))
+            }
             e => Error::io(format!("open /proc/{path}"), e),
         })?;
         std::fs::File::from(file)
@@ -122,32 +133,54 @@ fn file_system(root: BorrowedFd<'_>, plan: &Plan, wanted: &Wanted) -> Result<Opt
     }
     // These two take no `source`, or do without.
     let source = wanted.source.as_deref().and_then(Path::to_str);
-    let mount = kernel::new(&wanted.kind, source, &options)
-        .map_err(|e| match e {
-            Error::Io { attempt, source } => Error::io(format!("{attempt} ({})", wanted.destination.display()), source),
-            other => other,
-        })?;
+    let mount = kernel::new(&wanted.kind, source, &options).map_err(|e| match e {
+        Error::Io { attempt, source } => Error::io(
+            format!("{attempt} ({})", wanted.destination.display()),
+            source,
+        ),
+        other => other,
+    })?;
     kernel::set(mount.as_fd(), true, &wanted.options.below)?;
     prepare::propagation(mount.as_fd(), wanted)?;
-    if wanted.kind != "proc" {
-        outside_proc(root, wanted, kernel::Kind::Directory)?;
-    }
-    attach_at(root, mount.as_fd(), &wanted.destination, kernel::Kind::Directory)?;
+    outside_proc(root, wanted, kernel::Kind::Directory, wanted.kind == "proc")?;
+    attach_at(
+        root,
+        mount.as_fd(),
+        &wanted.destination,
+        kernel::Kind::Directory,
+    )?;
     Ok(later.then_some(mount))
 }
 
 /// cgroup v1: a small tmpfs with one directory per hierarchy.
-fn hierarchies(root: BorrowedFd<'_>, wanted: &Wanted, views: &[(String, OwnedFd)]) -> Result<OwnedFd> {
+fn hierarchies(
+    root: BorrowedFd<'_>,
+    wanted: &Wanted,
+    views: &[(String, OwnedFd)],
+) -> Result<OwnedFd> {
     let mut options = Options::with(NOSUID | NODEV | NOEXEC);
-    options.data.push(("mode".to_owned(), Some("755".to_owned())));
+    options
+        .data
+        .push(("mode".to_owned(), Some("755".to_owned())));
     let directory = kernel::new("tmpfs", Some("tmpfs"), &options)?;
-    attach_at(root, directory.as_fd(), &wanted.destination, kernel::Kind::Directory)?;
+    attach_at(
+        root,
+        directory.as_fd(),
+        &wanted.destination,
+        kernel::Kind::Directory,
+    )?;
     for (name, mount) in views {
-        attach_at(root, mount.as_fd(), &wanted.destination.join(name), kernel::Kind::Directory)?;
+        attach_at(
+            root,
+            mount.as_fd(),
+            &wanted.destination.join(name),
+            kernel::Kind::Directory,
+        )?;
         // `cpu,cpuacct` under the single names too.
         for alias in name.split(',').filter(|alias| alias != name) {
-            rustix::fs::symlinkat(name.as_str(), &directory, alias)
-                .map_err(|e| Error::io(format!("make the link {alias} to the cgroups {name}"), e))?;
+            rustix::fs::symlinkat(name.as_str(), &directory, alias).map_err(|e| {
+                Error::io(format!("make the link {alias} to the cgroups {name}"), e)
+            })?;
         }
     }
     Ok(directory)
@@ -155,19 +188,35 @@ fn hierarchies(root: BorrowedFd<'_>, wanted: &Wanted, views: &[(String, OwnedFd)
 
 /// Files of `/proc` that may be replaced, as lxcfs does.
 const PROC_FILES: [&str; 10] = [
-    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo", "/proc/stat", "/proc/swaps",
-    "/proc/uptime", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid",
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
 ];
 
 /// Nothing is mounted over or in `/proc`: what the runtime and the container's programs read and write there must be the kernel's.
-fn outside_proc(root: BorrowedFd<'_>, wanted: &Wanted, kind: kernel::Kind) -> Result<()> {
-    let whole = wanted.destination == Path::new("/proc") && wanted.kind != "tmpfs";
-    if whole || PROC_FILES.iter().any(|file| wanted.destination == Path::new(file)) {
+fn outside_proc(
+    root: BorrowedFd<'_>,
+    wanted: &Wanted,
+    kind: kernel::Kind,
+    proc: bool,
+) -> Result<()> {
+    let whole = wanted.destination == Path::new("/proc") && proc;
+    if whole
+        || PROC_FILES
+            .iter()
+            .any(|file| wanted.destination == Path::new(file))
+    {
         return Ok(());
     }
     let place = kernel::place(root, &wanted.destination, kind)?;
-    let found = fstatfs(&place).map_err(|e| Error::io("look at a mount point", e))?;
-    if u64::try_from(found.f_type) == Ok(kernel::PROC_MAGIC) || wanted.destination.starts_with("/proc") {
+    if is_proc(place.as_fd())? || wanted.destination.starts_with("/proc") {
         return Err(Error::Invalid(format!(
             "the mount on {} would lie in /proc, which is not allowed",
             wanted.destination.display()
@@ -176,9 +225,20 @@ fn outside_proc(root: BorrowedFd<'_>, wanted: &Wanted, kind: kernel::Kind) -> Re
     Ok(())
 }
 
+fn is_proc(fd: BorrowedFd<'_>) -> Result<bool> {
+    let found = fstatfs(fd).map_err(|e| Error::io("look at a mount", e))?;
+    Ok(u64::try_from(found.f_type) == Ok(kernel::PROC_MAGIC))
+}
+
 /// Puts the terminal's slave at `/dev/console`. The root is the container's already.
 pub(crate) fn console(slave: BorrowedFd<'_>) -> Result<()> {
-    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::io("open the root", e))?;
+    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open the root", e))?;
     let mount = kernel::copy(slave, false)?;
-    attach_at(root.as_fd(), mount.as_fd(), Path::new("/dev/console"), kernel::Kind::File)
+    attach_at(
+        root.as_fd(),
+        mount.as_fd(),
+        Path::new("/dev/console"),
+        kernel::Kind::File,
+    )
 }

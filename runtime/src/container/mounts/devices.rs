@@ -16,16 +16,23 @@ use std::{
 
 /// What every container has.
 pub(super) fn usual() -> Vec<Device> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        .into_iter()
-        .map(|(name, major, minor)| Device {
-            path: Path::new("/dev").join(name),
-            mode: libc::S_IFCHR | 0o666,
-            major,
-            minor,
-            owner: (0, 0),
-        })
-        .collect()
+    [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ]
+    .into_iter()
+    .map(|(name, major, minor)| Device {
+        path: Path::new("/dev").join(name),
+        mode: libc::S_IFCHR | 0o666,
+        major,
+        minor,
+        owner: (0, 0),
+    })
+    .collect()
 }
 
 /// The host's node of a device, as a mount, checked to be that device.
@@ -66,7 +73,12 @@ pub(super) fn make(root: BorrowedFd<'_>, plan: &Plan, prepared: &Prepared) -> Re
 }
 
 fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
-    let failed = |e: std::io::Error| Error::io(format!("make the device {} in the container", device.path.display()), e);
+    let failed = |e: std::io::Error| {
+        Error::io(
+            format!("make the device {} in the container", device.path.display()),
+            e,
+        )
+    };
     let (Some(above), Some(name)) = (device.path.parent(), device.path.file_name()) else {
         return Err(Error::Invalid("a device cannot be the root".to_owned()));
     };
@@ -77,11 +89,25 @@ fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
         Ok(()) => {
             if device.owner != (0, 0) {
                 let (uid, gid) = device.owner;
-                let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-                chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| failed(e.into()))?;
-                chmodat(&directory, name, Mode::from_raw_mode(device.mode & 0o7777), AtFlags::empty())
-                    .map_err(|e| failed(e.into()))?;
+                let (uid, gid) = (
+                    rustix::fs::Uid::from_raw(uid),
+                    rustix::fs::Gid::from_raw(gid),
+                );
+                chownat(
+                    &directory,
+                    name,
+                    Some(uid),
+                    Some(gid),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )
+                .map_err(|e| failed(e.into()))?;
+                chmodat(
+                    &directory,
+                    name,
+                    Mode::from_raw_mode(device.mode & 0o7777),
+                    AtFlags::empty(),
+                )
+                .map_err(|e| failed(e.into()))?;
             }
             Ok(())
         }

@@ -5,11 +5,14 @@ use super::options::Options;
 use crate::container::sys::{self, MountAttr};
 use crate::{Error, Result};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, statat},
+    fs::{
+        AtFlags, CWD, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, mkdirat, openat, openat2,
+        statat,
+    },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
 use std::{
@@ -29,7 +32,10 @@ pub(super) fn new(kind: &str, source: Option<&str>, options: &Options) -> Result
     })?;
     let option = |key: &str, value: &str, e: Errno| {
         Error::io(
-            format!("give {kind} the option `{key}{}{value}`", if value.is_empty() { "" } else { "=" }),
+            format!(
+                "give {kind} the option `{key}{}{value}`",
+                if value.is_empty() { "" } else { "=" }
+            ),
             e,
         )
     };
@@ -42,7 +48,8 @@ pub(super) fn new(kind: &str, source: Option<&str>, options: &Options) -> Result
             None if kind == "devpts" && key == "newinstance" => {}
             None => fsconfig_set_flag(&context, key.as_str()).map_err(|e| option(key, "", e))?,
             Some(value) => {
-                fsconfig_set_string(&context, key.as_str(), value.as_str()).map_err(|e| option(key, value, e))?;
+                fsconfig_set_string(&context, key.as_str(), value.as_str())
+                    .map_err(|e| option(key, value, e))?;
             }
         }
     }
@@ -53,13 +60,16 @@ pub(super) fn new(kind: &str, source: Option<&str>, options: &Options) -> Result
 
 /// A copy of the mount at a place, attached nowhere.
 pub(super) fn copy(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
-    clone_tree(place, "", recursive, OpenTreeFlags::AT_EMPTY_PATH).map_err(|e| Error::io("copy a mount", e))
+    clone_tree(place, "", recursive, OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(|e| Error::io("copy a mount", e))
 }
 
 /// The same of a path of the host. Its last part may be a symbolic link: the host is trusted.
 pub(super) fn copy_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
     clone_tree(CWD, path, recursive, OpenTreeFlags::empty()).map_err(|e| match e {
-        Errno::NOENT => Error::NotFound(format!("cannot mount {}: it is not there", path.display())),
+        Errno::NOENT => {
+            Error::NotFound(format!("cannot mount {}: it is not there", path.display()))
+        }
         e => Error::io(format!("open {} for a mount", path.display()), e),
     })
 }
@@ -82,7 +92,8 @@ pub(super) fn set(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> R
     if *attr == MountAttr::default() {
         return Ok(());
     }
-    sys::mount_setattr(mount, recursive, attr).map_err(|e| Error::io(format!("set a mount's attributes ({attr:x?})"), e))
+    sys::mount_setattr(mount, recursive, attr)
+        .map_err(|e| Error::io(format!("set a mount's attributes ({attr:x?})"), e))
 }
 
 /// Attaches a mount at a place.
@@ -106,8 +117,14 @@ pub(super) fn place(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Own
             "cannot mount on {}: the image has a symbolic link there that must not be followed",
             path.display()
         )),
-        Errno::NOTDIR => Error::Invalid(format!("cannot mount on {}: a part of it is no directory", path.display())),
-        e => Error::io(format!("open the mount point {} in the container", path.display()), e),
+        Errno::NOTDIR => Error::Invalid(format!(
+            "cannot mount on {}: a part of it is no directory",
+            path.display()
+        )),
+        e => Error::io(
+            format!("open the mount point {} in the container", path.display()),
+            e,
+        ),
     };
     match find(root, path, OFlags::PATH) {
         Ok(found) => return Ok(found),
@@ -118,19 +135,33 @@ pub(super) fn place(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<Own
 }
 
 /// Makes a path in a root, with the directories above it, and opens it.
-pub(super) fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind, mode: RawMode) -> rustix::io::Result<OwnedFd> {
+pub(super) fn make(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    kind: Kind,
+    mode: RawMode,
+) -> rustix::io::Result<OwnedFd> {
     let mut at = root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
     let mut walked = Path::new("/").to_path_buf();
     let parts = normal(path)?;
     for (index, part) in parts.iter().enumerate() {
         walked.push(part);
         let last = index + 1 == parts.len();
-        let flags = OFlags::PATH | if last { OFlags::empty() } else { OFlags::DIRECTORY };
+        let flags = OFlags::PATH
+            | if last {
+                OFlags::empty()
+            } else {
+                OFlags::DIRECTORY
+            };
         at = match find(root, &walked, flags) {
             Ok(found) => found,
             Err(Errno::NOENT) => {
                 let made = if last && kind == Kind::File {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+                    let flags = OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::WRONLY
+                        | OFlags::CLOEXEC;
                     openat(&at, *part, flags, Mode::from_raw_mode(mode & 0o666)).map(drop)
                 } else {
                     mkdirat(&at, *part, Mode::from_raw_mode(mode))
@@ -149,7 +180,11 @@ pub(super) fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind, mode: RawMode)
 }
 
 /// Opens a path in a root.
-pub(super) fn find(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn find(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let first = normal(path)?.first().copied();
     if first.is_some_and(|first| ["dev", "proc", "sys"].iter().any(|name| first == *name)) {
@@ -176,7 +211,8 @@ fn normal(path: &Path) -> rustix::io::Result<Vec<&OsStr>> {
 
 /// Whether a descriptor stands for this character device.
 pub(crate) fn is_device(fd: impl AsFd, major: u32, minor: u32) -> bool {
-    fstat(fd).is_ok_and(|stat| is_character(&stat) && stat.st_rdev == rustix::fs::makedev(major, minor))
+    fstat(fd)
+        .is_ok_and(|stat| is_character(&stat) && stat.st_rdev == rustix::fs::makedev(major, minor))
 }
 
 fn is_character(stat: &Stat) -> bool {
@@ -185,6 +221,7 @@ fn is_character(stat: &Stat) -> bool {
 
 /// Whether a path of the host is a directory.
 pub(super) fn is_directory(fd: impl AsFd) -> Result<bool> {
-    let stat = statat(fd, "", AtFlags::EMPTY_PATH).map_err(|e| Error::io("look at a mount's source", e))?;
+    let stat = statat(fd, "", AtFlags::EMPTY_PATH)
+        .map_err(|e| Error::io("look at a mount's source", e))?;
     Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
 }

@@ -79,14 +79,23 @@ impl Plan {
     /// using others.
     pub(super) fn new(spec: &Spec, own_devices: bool, limited: bool) -> Result<Self> {
         let linux = spec.linux().as_ref();
-        let mounts = spec.mounts().iter().flatten().map(wanted).collect::<Result<Vec<_>>>()?;
+        let mounts = spec
+            .mounts()
+            .iter()
+            .flatten()
+            .map(wanted)
+            .collect::<Result<Vec<_>>>()?;
         let all = linux
             .and_then(|linux| linux.resources().as_ref())
             .and_then(|resources| resources.devices().as_ref()?.last())
             .is_some_and(|rule| rule.allow() && rule.major().is_none() && rule.minor().is_none());
         let nodev = !limited && !all;
         let mut devices = devices::usual();
-        for device in linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten() {
+        for device in linux
+            .and_then(|linux| linux.devices().as_ref())
+            .into_iter()
+            .flatten()
+        {
             let device = one_device(device)?;
             devices.retain(|other| other.path != device.path);
             devices.push(device);
@@ -100,10 +109,9 @@ impl Plan {
         };
         let root_propagation = match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
             None | Some("") => None,
-            Some(name) => Some(
-                options::propagation(name)
-                    .ok_or_else(|| Error::Invalid(format!("rootfsPropagation `{name}` is not known")))?,
-            ),
+            Some(name) => Some(options::propagation(name).ok_or_else(|| {
+                Error::Invalid(format!("rootfsPropagation `{name}` is not known"))
+            })?),
         };
         Ok(Self {
             mounts,
@@ -130,7 +138,12 @@ impl Plan {
 }
 
 /// Attaches a mount at a path of a root, which is made where it is missing.
-fn attach_at(root: BorrowedFd<'_>, mount: BorrowedFd<'_>, path: &Path, kind: kernel::Kind) -> Result<()> {
+fn attach_at(
+    root: BorrowedFd<'_>,
+    mount: BorrowedFd<'_>,
+    path: &Path,
+    kind: kernel::Kind,
+) -> Result<()> {
     let place = kernel::place(root, path, kind)?;
     kernel::attach(mount, std::os::fd::AsFd::as_fd(&place))
         .map_err(|e| Error::io(format!("mount on {} in the container", path.display()), e))
@@ -140,7 +153,9 @@ fn wanted(mount: &oci_spec::runtime::Mount) -> Result<Wanted> {
     let destination = absolute(mount.destination())?;
     let of = |what: &str| format!("the mount on {}: {what}", destination.display());
     if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::Unsupported(of("ID-mapped mounts are not supported by this runtime")));
+        return Err(Error::Unsupported(of(
+            "ID-mapped mounts are not supported by this runtime",
+        )));
     }
     let mut options = options::parse(mount.options().as_deref().unwrap_or_default())
         .map_err(|e| Error::Invalid(of(&e.to_string())))?;
@@ -153,7 +168,9 @@ fn wanted(mount: &oci_spec::runtime::Mount) -> Result<Wanted> {
             return Err(Error::Invalid(of("a bind mount needs a source")));
         }
         if let Some((key, _)) = options.data.first() {
-            return Err(Error::Invalid(of(&format!("a bind mount has no option `{key}`"))));
+            return Err(Error::Invalid(of(&format!(
+                "a bind mount has no option `{key}`"
+            ))));
         }
     }
     Ok(Wanted {
@@ -166,7 +183,12 @@ fn wanted(mount: &oci_spec::runtime::Mount) -> Result<Wanted> {
 
 fn one_device(device: &LinuxDevice) -> Result<Device> {
     let number = |n: i64| {
-        u32::try_from(n).map_err(|_| Error::Invalid(format!("device {} has the number {n}", device.path().display())))
+        u32::try_from(n).map_err(|_| {
+            Error::Invalid(format!(
+                "device {} has the number {n}",
+                device.path().display()
+            ))
+        })
     };
     let fifo = device.typ() == LinuxDeviceType::P;
     let kind = match device.typ() {
@@ -192,7 +214,10 @@ fn one_device(device: &LinuxDevice) -> Result<Device> {
 /// A path in the container: absolute (a relative one of old specs starts at the root), without `..`.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let path = Path::new("/").join(path);
-    if path.components().any(|part| part == std::path::Component::ParentDir) {
+    if path
+        .components()
+        .any(|part| part == std::path::Component::ParentDir)
+    {
         return Err(Error::Invalid(format!(
             "the path {} in the container must not contain `..`",
             path.display()

@@ -11,7 +11,6 @@ const ATIME: u64 = 0x70;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
-pub(super) const IDMAP: u64 = 0x0010_0000;
 const NOSYMFOLLOW: u64 = 0x0020_0000;
 
 pub(super) const PRIVATE: u64 = 1 << 18;
@@ -140,14 +139,27 @@ mod tests {
         let parsed = of(&["nosuid", "strictatime", "mode=755", "size=64k", "ro"]);
         assert_eq!(parsed.attr.set, NOSUID | STRICTATIME | RDONLY);
         assert_eq!(parsed.attr.clear, ATIME);
-        let expected = [("mode", "755"), ("size", "64k")].map(|(k, v)| (k.to_owned(), Some(v.to_owned())));
+        let expected =
+            [("mode", "755"), ("size", "64k")].map(|(k, v)| (k.to_owned(), Some(v.to_owned())));
         assert_eq!(parsed.data, expected);
     }
 
     #[test]
     fn the_later_of_two_contrary_options_wins() {
-        assert_eq!(of(&["ro", "rw"]).attr, MountAttr { clear: RDONLY, ..MountAttr::default() });
-        assert_eq!(of(&["rw", "ro"]).attr, MountAttr { set: RDONLY, ..MountAttr::default() });
+        assert_eq!(
+            of(&["ro", "rw"]).attr,
+            MountAttr {
+                clear: RDONLY,
+                ..MountAttr::default()
+            }
+        );
+        assert_eq!(
+            of(&["rw", "ro"]).attr,
+            MountAttr {
+                set: RDONLY,
+                ..MountAttr::default()
+            }
+        );
         assert_eq!(of(&["noatime", "relatime"]).attr.set, 0);
     }
 
@@ -157,7 +169,10 @@ mod tests {
         assert_eq!(parsed.bind, Some(Recursive(true)));
         assert_eq!(parsed.below.set, RDONLY);
         assert_eq!(parsed.attr.set, 0);
-        assert_eq!(parsed.propagation, [(SLAVE, Recursive(true)), (PRIVATE, Recursive(false))]);
+        assert_eq!(
+            parsed.propagation,
+            [(SLAVE, Recursive(true)), (PRIVATE, Recursive(false))]
+        );
         assert_eq!(of(&["relatime"]).attr.clear, ATIME);
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     kernel,
-    options::{IDMAP, NODEV, Options},
+    options::{NODEV, Options},
 };
 use crate::container::{
     Rootfs,
@@ -11,17 +11,21 @@ use crate::container::{
 use crate::{Error, Result};
 use rustix::{
     io::Errno,
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+        fsopen,
+    },
 };
 use std::{
     ffi::CString,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-/// Makes the root's mount. With a user namespace, layers appear in it with the owners they have on disk.
-pub(crate) fn root(rootfs: &Rootfs, nodev: bool, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+/// Makes the root's mount. In a user namespace (`mapped`) it must be a directory whose owners are those that the namespace maps to: overlayfs
+/// cannot map owners, and mounted inside the namespace it would not read the layers' `trusted.overlay` attributes.
+pub(crate) fn root(rootfs: &Rootfs, nodev: bool, mapped: bool) -> Result<OwnedFd> {
     let attr = MountAttr {
         set: if nodev { NODEV } else { 0 },
         ..MountAttr::default()
@@ -38,10 +42,16 @@ pub(crate) fn root(rootfs: &Rootfs, nodev: bool, user_namespace: Option<Borrowed
         }
         Rootfs::Overlay { lower, upper, work } => {
             if lower.is_empty() {
-                return Err(Error::Invalid("an overlay root needs at least one layer".to_owned()));
+                return Err(Error::Invalid(
+                    "an overlay root needs at least one layer".to_owned(),
+                ));
             }
-            if let Some(namespace) = user_namespace {
-                return mapped(lower, upper, work, &attr, namespace);
+            if mapped {
+                return Err(Error::Unsupported(
+                    "layers in a user namespace are not supported; run the container without one, or from a directory with \
+                     fitting owners"
+                        .to_owned(),
+                ));
             }
             match overlay(lower, upper, work, &attr) {
                 // Before Linux 6.7 there was no `lowerdir+`, and a value was at most 255 bytes long.
@@ -54,12 +64,21 @@ pub(crate) fn root(rootfs: &Rootfs, nodev: bool, user_namespace: Option<Borrowed
 
 fn failed(lower: &[PathBuf], upper: &Path, e: impl Into<std::io::Error>) -> Error {
     Error::io(
-        format!("put {} layers and {} together with overlayfs", lower.len(), upper.display()),
+        format!(
+            "put {} layers and {} together with overlayfs",
+            lower.len(),
+            upper.display()
+        ),
         e,
     )
 }
 
-fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> rustix::io::Result<OwnedFd> {
+fn overlay(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    attr: &MountAttr,
+) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "overlay")?;
     for layer in lower {
@@ -76,65 +95,12 @@ fn create(context: &OwnedFd, attr: &MountAttr) -> rustix::io::Result<OwnedFd> {
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// Layers as mounts whose owners are mapped as those of the user namespace (Linux 6.13: layers by descriptor).
-fn mapped(
-    lower: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    attr: &MountAttr,
-    namespace: BorrowedFd<'_>,
-) -> Result<OwnedFd> {
-    let map = MountAttr {
-        set: IDMAP,
-        user_namespace: u64::try_from(namespace.as_raw_fd()).unwrap_or(u64::MAX),
-        ..MountAttr::default()
-    };
-    let mapped = |path: &Path| -> Result<OwnedFd> {
-        let mount = kernel::copy_path(path, false)?;
-        kernel::set(mount.as_fd(), false, &map)?;
-        Ok(mount)
-    };
-    let attempt = |e: Errno| match e {
-        Errno::INVAL => Error::Unsupported(
-            "layers in a user namespace need Linux 6.13 or newer; run the container without one, or from a plain root \
-             directory with fitting owners"
-                .to_owned(),
-        ),
-        e => failed(lower, upper, e),
-    };
-    // Upper and work directory must be of one mount: the directory above both, and paths below it.
-    let above = upper.parent().filter(|above| work.parent() == Some(above));
-    let (Some(above), Some(upper_name), Some(work_name)) = (above, upper.file_name(), work.file_name()) else {
-        return Err(Error::Invalid(format!(
-            "{} and {} must stand side by side",
-            upper.display(),
-            work.display()
-        )));
-    };
-    let above = mapped(above)?;
-    let below = |name: &std::ffi::OsStr| {
-        rustix::fs::openat(
-            &above,
-            name,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-    };
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(attempt)?;
-    fsconfig_set_string(&context, "source", "overlay").map_err(attempt)?;
-    for layer in lower {
-        fsconfig_set_fd(&context, "lowerdir+", mapped(layer)?).map_err(attempt)?;
-    }
-    fsconfig_set_fd(&context, "upperdir", below(upper_name).map_err(attempt)?).map_err(attempt)?;
-    fsconfig_set_fd(&context, "workdir", below(work_name).map_err(attempt)?).map_err(attempt)?;
-    create(&context, attr).map_err(attempt)
-}
-
 /// The same by mount(2), whose options are at most a page. It can only mount on a path: a short-lived process does so in a mount
 /// namespace of its own, of which nothing stays but the descriptor.
 fn by_mount(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> Result<OwnedFd> {
     let (ours, theirs) = crate::container::channel::pair()?;
-    let forked = clone(libc::CLONE_NEWNS as u64, false).map_err(|e| Error::io("start a process for a mount", e))?;
+    let forked = clone(libc::CLONE_NEWNS as u64, false)
+        .map_err(|e| Error::io("start a process for a mount", e))?;
     let crate::container::sys::Forked::Parent { pid, .. } = forked else {
         drop(ours);
         let word = match mount_on_upper(lower, upper, work, attr) {
@@ -150,19 +116,34 @@ fn by_mount(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> R
     mount?.ok_or_else(|| Error::Internal("the process for the mount gave no mount".to_owned()))
 }
 
-fn mount_on_upper(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> Result<OwnedFd> {
-    let slash = kernel::find(rustix::fs::CWD, Path::new("/"), rustix::fs::OFlags::PATH)
-        .or_else(|_| rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()))
-        .map_err(|e| failed(lower, upper, e))?;
+fn mount_on_upper(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    attr: &MountAttr,
+) -> Result<OwnedFd> {
+    let slash = rustix::fs::open(
+        "/",
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|e| failed(lower, upper, e))?;
     let private = MountAttr {
         propagation: super::options::PRIVATE,
         ..MountAttr::default()
     };
     kernel::set(slash.as_fd(), true, &private)?;
     let data = mount_data(lower, upper, work);
-    let data = CString::new(data).map_err(|_| Error::Invalid("a layer's path has a zero byte".to_owned()))?;
-    rustix::mount::mount("overlay", upper, "overlay", rustix::mount::MountFlags::empty(), data.as_c_str())
-        .map_err(|e| failed(lower, upper, e))?;
+    let data = CString::new(data)
+        .map_err(|_| Error::Invalid("a layer's path has a zero byte".to_owned()))?;
+    rustix::mount::mount(
+        "overlay",
+        upper,
+        "overlay",
+        rustix::mount::MountFlags::empty(),
+        data.as_c_str(),
+    )
+    .map_err(|e| failed(lower, upper, e))?;
     let mount = kernel::copy_path(upper, false)?;
     kernel::set(mount.as_fd(), false, attr)?;
     Ok(mount)
@@ -209,7 +190,11 @@ mod tests {
 
     #[test]
     fn special_characters_of_layer_paths_are_escaped_for_mount() {
-        let data = mount_data(&["/a:b".into(), "/c,d".into()], Path::new("/u:p"), Path::new("/w"));
+        let data = mount_data(
+            &["/a:b".into(), "/c,d".into()],
+            Path::new("/u:p"),
+            Path::new("/w"),
+        );
         assert_eq!(
             String::from_utf8(data).unwrap(),
             "lowerdir=/a\\:b:/c\\,d,upperdir=/u:p,workdir=/w"
@@ -231,18 +216,31 @@ mod tests {
         std::fs::write(path("b/one"), "from b").unwrap();
         std::fs::write(path("b/two"), "from b").unwrap();
         let layers = [path("a"), path("b")];
-        for make in [by_mount, |l: &[PathBuf], u: &Path, w: &Path, a: &MountAttr| {
-            overlay(l, u, w, a).map_err(|e| failed(l, u, e))
-        }] {
-            let mount = make(&layers, &path("upper"), &path("work"), &MountAttr::default()).unwrap();
+        for make in [
+            by_mount,
+            |l: &[PathBuf], u: &Path, w: &Path, a: &MountAttr| {
+                overlay(l, u, w, a).map_err(|e| failed(l, u, e))
+            },
+        ] {
+            let mount = make(
+                &layers,
+                &path("upper"),
+                &path("work"),
+                &MountAttr::default(),
+            )
+            .unwrap();
             let read = |name: &str| {
                 use std::io::Read;
-                let fd = kernel::find(mount.as_fd(), Path::new(name), rustix::fs::OFlags::RDONLY).unwrap();
+                let fd = kernel::find(mount.as_fd(), Path::new(name), rustix::fs::OFlags::RDONLY)
+                    .unwrap();
                 let mut text = String::new();
                 std::fs::File::from(fd).read_to_string(&mut text).unwrap();
                 text
             };
-            assert_eq!((read("one"), read("two")), ("from a".to_owned(), "from b".to_owned()));
+            assert_eq!(
+                (read("one"), read("two")),
+                ("from a".to_owned(), "from b".to_owned())
+            );
         }
     }
 }

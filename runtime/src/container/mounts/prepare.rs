@@ -23,7 +23,11 @@ pub(crate) fn prepare(plan: &Plan, bundle: &Path, cgroup: &Cgroup) -> Result<Pre
         prepared.from_host.push(from_host);
     }
     if plan.bind_devices {
-        prepared.devices = plan.devices.iter().map(devices::from_host).collect::<Result<_>>()?;
+        prepared.devices = plan
+            .devices
+            .iter()
+            .map(devices::from_host)
+            .collect::<Result<_>>()?;
     }
     Ok(prepared)
 }
@@ -45,7 +49,14 @@ fn bind(plan: &Plan, wanted: &Wanted, bundle: &Path) -> Result<FromHost> {
     kernel::set(mount.as_fd(), true, &slave)?;
     attributes(mount.as_fd(), wanted)?;
     if plan.nodev && kind == kernel::Kind::Directory {
-        kernel::set(mount.as_fd(), true, &MountAttr { set: NODEV, ..MountAttr::default() })?;
+        kernel::set(
+            mount.as_fd(),
+            true,
+            &MountAttr {
+                set: NODEV,
+                ..MountAttr::default()
+            },
+        )?;
     }
     Ok(FromHost::Bind(mount, kind))
 }

@@ -7,8 +7,13 @@ fn plan(json: &str) -> Result<Plan> {
 
 #[test]
 fn masked_and_readonly_paths_must_stay_in_the_container() {
-    let good = plan(r#"{"ociVersion":"1.2.0","linux":{"maskedPaths":["/proc/kcore","/proc//acpi/"]}}"#).unwrap();
-    assert_eq!(good.masked, [PathBuf::from("/proc/kcore"), PathBuf::from("/proc/acpi")]);
+    let good =
+        plan(r#"{"ociVersion":"1.2.0","linux":{"maskedPaths":["/proc/kcore","/proc//acpi/"]}}"#)
+            .unwrap();
+    assert_eq!(
+        good.masked,
+        [PathBuf::from("/proc/kcore"), PathBuf::from("/proc/acpi")]
+    );
     assert!(plan(r#"{"ociVersion":"1.2.0","linux":{"maskedPaths":["/proc/../etc"]}}"#).is_err());
     assert!(plan(r#"{"ociVersion":"1.2.0","linux":{"readonlyPaths":["../etc"]}}"#).is_err());
     assert!(plan(r#"{"ociVersion":"1.2.0","linux":{"rootfsPropagation":"sideways"}}"#).is_err());
@@ -28,7 +33,11 @@ fn a_device_of_the_spec_replaces_the_usual_one() {
         .map(|d| d.mode & 0o777)
         .collect();
     assert_eq!(modes, [0o600]);
-    assert!(plan.devices.iter().any(|d| d.minor == 229 && d.mode & 0o777 == 0o666));
+    assert!(
+        plan.devices
+            .iter()
+            .any(|d| d.minor == 229 && d.mode & 0o777 == 0o666)
+    );
 }
 
 #[test]
@@ -36,8 +45,7 @@ fn without_a_device_cgroup_only_bound_devices_work_unless_all_are_allowed() {
     let spec: Spec = serde_json::from_str(r#"{"ociVersion":"1.2.0"}"#).unwrap();
     let limited = Plan::new(&spec, true, false).unwrap();
     assert!(limited.nodev && limited.bind_devices);
-    let privileged =
-        r#"{"ociVersion":"1.2.0","linux":{"resources":{"devices":[{"allow":true,"access":"rwm"}]}}}"#;
+    let privileged = r#"{"ociVersion":"1.2.0","linux":{"resources":{"devices":[{"allow":true,"access":"rwm"}]}}}"#;
     let all = Plan::new(&serde_json::from_str(privileged).unwrap(), true, false).unwrap();
     assert!(!all.nodev && !all.bind_devices);
 }
@@ -46,7 +54,9 @@ fn without_a_device_cgroup_only_bound_devices_work_unless_all_are_allowed() {
 fn a_mount_that_cannot_be_made_as_asked_is_refused() {
     let mount = |json: &str| plan(&format!(r#"{{"ociVersion":"1.2.0","mounts":[{json}]}}"#));
     assert!(mount(r#"{"destination":"/a","type":"bind"}"#).is_err());
-    assert!(mount(r#"{"destination":"/a","type":"bind","source":"/x","options":["size=1"]}"#).is_err());
+    assert!(
+        mount(r#"{"destination":"/a","type":"bind","source":"/x","options":["size=1"]}"#).is_err()
+    );
     assert!(mount(r#"{"destination":"/a/../b","type":"tmpfs"}"#).is_err());
     assert!(mount(r#"{"destination":"/a","type":"tmpfs","options":["remount"]}"#).is_err());
     assert!(mount(r#"{"destination":"/a","type":"tmpfs","options":["size=1m"]}"#).is_ok());

@@ -62,7 +62,10 @@ pub(super) fn program(
     ];
     if cfg!(target_arch = "x86_64") {
         // x32: the same architecture, marked in the number.
-        program.extend([branch(AT_LEAST, 0x4000_0000, 0, 1), step(RETURN, KILL_PROCESS)]);
+        program.extend([
+            branch(AT_LEAST, 0x4000_0000, 0, 1),
+            step(RETURN, KILL_PROCESS),
+        ]);
     }
     program.extend([branch(ABOVE, newest, 0, 1), step(RETURN, unknown)]);
     program.extend(tree(&ranges(rules, default)));
@@ -161,11 +164,21 @@ fn test(condition: &Condition) -> Vec<Instruction> {
     match condition.test {
         Test::Equal(value) => {
             let (h, l) = halves(value);
-            vec![high, branch(EQUAL, h, 0, FAIL), low, branch(EQUAL, l, 0, FAIL)]
+            vec![
+                high,
+                branch(EQUAL, h, 0, FAIL),
+                low,
+                branch(EQUAL, l, 0, FAIL),
+            ]
         }
         Test::NotEqual(value) => {
             let (h, l) = halves(value);
-            vec![high, branch(EQUAL, h, 0, HOLD), low, branch(EQUAL, l, FAIL, 0)]
+            vec![
+                high,
+                branch(EQUAL, h, 0, HOLD),
+                low,
+                branch(EQUAL, l, FAIL, 0),
+            ]
         }
         Test::Masked { mask, value } => {
             let ((mh, ml), (h, l)) = (halves(mask), halves(value));
@@ -186,7 +199,13 @@ fn test(condition: &Condition) -> Vec<Instruction> {
 }
 
 /// `argument > value` or `>=` by the operator on the low half; or the contrary of it.
-fn order(high: Instruction, low: Instruction, value: (u32, u32), operator: u16, not: bool) -> Vec<Instruction> {
+fn order(
+    high: Instruction,
+    low: Instruction,
+    value: (u32, u32),
+    operator: u16,
+    not: bool,
+) -> Vec<Instruction> {
     let (yes, no) = if not { (FAIL, HOLD) } else { (HOLD, FAIL) };
     vec![
         high,

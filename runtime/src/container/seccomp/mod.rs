@@ -11,7 +11,8 @@ mod x86_64;
 use super::sys::Instruction;
 use crate::{Error, Result};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 use std::collections::BTreeMap;
 
@@ -43,17 +44,91 @@ struct Native {
 
 /// System calls that only 32-bit architectures have: profiles name them.
 const ELSEWHERE: &[&str] = &[
-    "_llseek", "_newselect", "arm_fadvise64_64", "arm_sync_file_range", "breakpoint", "cacheflush", "chown32", "clock_adjtime64",
-    "clock_getres_time64", "clock_gettime64", "clock_nanosleep_time64", "clock_settime64", "fadvise64_64", "fchown32",
-    "fcntl64", "fstat64", "fstatat64", "fstatfs64", "ftruncate64", "futex_time64", "getegid32", "geteuid32", "getgid32",
-    "getgroups32", "getresgid32", "getresuid32", "getuid32", "io_pgetevents_time64", "ipc", "lchown32", "lstat64", "mmap2",
-    "mq_timedreceive_time64", "mq_timedsend_time64", "nice", "oldfstat", "oldlstat", "oldolduname", "oldstat", "olduname",
-    "ppoll_time64", "pselect6_time64", "recv", "recvmmsg_time64", "rt_sigtimedwait_time64", "sched_rr_get_interval_time64",
-    "semtimedop_time64", "send", "sendfile64", "set_tls", "setfsgid32", "setfsuid32", "setgid32", "setgroups32",
-    "setregid32", "setresgid32", "setresuid32", "setreuid32", "setuid32", "sgetmask", "sigaction", "signal", "sigpending",
-    "sigprocmask", "sigreturn", "sigsuspend", "socketcall", "ssetmask", "stat64", "statfs64", "stime", "sync_file_range2",
-    "timer_gettime64", "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "truncate64", "ugetrlimit", "umount",
-    "usr26", "usr32", "utimensat_time64", "vm86", "vm86old", "waitpid",
+    "_llseek",
+    "_newselect",
+    "arm_fadvise64_64",
+    "arm_sync_file_range",
+    "breakpoint",
+    "cacheflush",
+    "chown32",
+    "clock_adjtime64",
+    "clock_getres_time64",
+    "clock_gettime64",
+    "clock_nanosleep_time64",
+    "clock_settime64",
+    "fadvise64_64",
+    "fchown32",
+    "fcntl64",
+    "fstat64",
+    "fstatat64",
+    "fstatfs64",
+    "ftruncate64",
+    "futex_time64",
+    "getegid32",
+    "geteuid32",
+    "getgid32",
+    "getgroups32",
+    "getresgid32",
+    "getresuid32",
+    "getuid32",
+    "io_pgetevents_time64",
+    "ipc",
+    "lchown32",
+    "lstat64",
+    "mmap2",
+    "mq_timedreceive_time64",
+    "mq_timedsend_time64",
+    "nice",
+    "oldfstat",
+    "oldlstat",
+    "oldolduname",
+    "oldstat",
+    "olduname",
+    "ppoll_time64",
+    "pselect6_time64",
+    "recv",
+    "recvmmsg_time64",
+    "rt_sigtimedwait_time64",
+    "sched_rr_get_interval_time64",
+    "semtimedop_time64",
+    "send",
+    "sendfile64",
+    "set_tls",
+    "setfsgid32",
+    "setfsuid32",
+    "setgid32",
+    "setgroups32",
+    "setregid32",
+    "setresgid32",
+    "setresuid32",
+    "setreuid32",
+    "setuid32",
+    "sgetmask",
+    "sigaction",
+    "signal",
+    "sigpending",
+    "sigprocmask",
+    "sigreturn",
+    "sigsuspend",
+    "socketcall",
+    "ssetmask",
+    "stat64",
+    "statfs64",
+    "stime",
+    "sync_file_range2",
+    "timer_gettime64",
+    "timer_settime64",
+    "timerfd_gettime64",
+    "timerfd_settime64",
+    "truncate64",
+    "ugetrlimit",
+    "umount",
+    "usr26",
+    "usr32",
+    "utimensat_time64",
+    "vm86",
+    "vm86old",
+    "waitpid",
 ];
 
 /// A compiled filter.
@@ -87,17 +162,26 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
         let action = action(rule.action(), rule.errno_ret())?;
         let conditions = conditions(rule)?;
         for name in rule.names() {
-            let Some(number) = number(name, denies && rule.action() == LinuxSeccompAction::ScmpActAllow)? else {
+            let Some(number) = number(
+                name,
+                denies && rule.action() == LinuxSeccompAction::ScmpActAllow,
+            )?
+            else {
                 continue;
             };
-            rules.entry(number).or_default().push((conditions.clone(), action));
+            rules
+                .entry(number)
+                .or_default()
+                .push((conditions.clone(), action));
         }
     }
     let newest = rules.keys().next_back().copied().unwrap_or(0);
     // A call newer than all that the filter's author knew is answered as by a kernel that does not have it, so that programs
     // fall back to what they know; libraries do not understand EPERM there.
     let unknown = match spec.default_action() {
-        LinuxSeccompAction::ScmpActErrno if denies && newest > 300 => bpf::errno(libc::ENOSYS as u32),
+        LinuxSeccompAction::ScmpActErrno if denies && newest > 300 => {
+            bpf::errno(libc::ENOSYS as u32)
+        }
         _ => default,
     };
     let mut flags = 0;
@@ -132,19 +216,24 @@ fn number(name: &str, harmless: bool) -> Result<Option<u32>> {
     if harmless || find(NATIVE.others).is_some() || ELSEWHERE.contains(&name) {
         return Ok(None);
     }
-    Err(Error::Invalid(format!("the seccomp filter names an unknown system call `{name}`")))
+    Err(Error::Invalid(format!(
+        "the seccomp filter names an unknown system call `{name}`"
+    )))
 }
 
 fn conditions(rule: &LinuxSyscall) -> Result<Vec<bpf::Condition>> {
     let mut conditions = Vec::new();
     for arg in rule.args().iter().flatten() {
-        let index = u8::try_from(arg.index()).ok().filter(|&index| index < 6).ok_or_else(|| {
-            Error::Invalid(format!(
-                "the seccomp filter tests argument {} of {:?}: there are six, from 0",
-                arg.index(),
-                rule.names()
-            ))
-        })?;
+        let index = u8::try_from(arg.index())
+            .ok()
+            .filter(|&index| index < 6)
+            .ok_or_else(|| {
+                Error::Invalid(format!(
+                    "the seccomp filter tests argument {} of {:?}: there are six, from 0",
+                    arg.index(),
+                    rule.names()
+                ))
+            })?;
         let value = arg.value();
         let test = match arg.op() {
             LinuxSeccompOperator::ScmpCmpEq => bpf::Test::Equal(value),
@@ -169,7 +258,9 @@ fn action(action: LinuxSeccompAction, data: Option<u32>) -> Result<u32> {
         LinuxSeccompAction::ScmpActKillProcess => bpf::KILL_PROCESS,
         LinuxSeccompAction::ScmpActTrap => 0x0003_0000,
         LinuxSeccompAction::ScmpActErrno => bpf::errno(data.unwrap_or(libc::EPERM as u32)),
-        LinuxSeccompAction::ScmpActTrace => 0x7ff0_0000 | (data.unwrap_or(libc::EPERM as u32) & 0xffff),
+        LinuxSeccompAction::ScmpActTrace => {
+            0x7ff0_0000 | (data.unwrap_or(libc::EPERM as u32) & 0xffff)
+        }
         LinuxSeccompAction::ScmpActLog => 0x7ffc_0000,
         LinuxSeccompAction::ScmpActAllow => 0x7fff_0000,
         LinuxSeccompAction::ScmpActNotify => return Err(unsupported("SCMP_ACT_NOTIFY")),
@@ -177,7 +268,9 @@ fn action(action: LinuxSeccompAction, data: Option<u32>) -> Result<u32> {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::Unsupported(format!("the seccomp filter wants {what}, which this runtime does not have"))
+    Error::Unsupported(format!(
+        "the seccomp filter wants {what}, which this runtime does not have"
+    ))
 }
 
 #[cfg(test)]

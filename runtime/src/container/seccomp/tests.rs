@@ -13,7 +13,11 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: &[u64]) -> u32 {
         4 => arch,
         offset => {
             let arg = args.get((offset as usize - 16) / 8).copied().unwrap_or(0);
-            if offset % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
+            if offset % 8 == 0 {
+                arg as u32
+            } else {
+                (arg >> 32) as u32
+            }
         }
     };
     let (mut at, mut a) = (0usize, 0u32);
@@ -36,7 +40,12 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: &[u64]) -> u32 {
 
 fn call(spec: &LinuxSeccomp, name: &str, args: &[u64]) -> u32 {
     let filter = compile(spec).unwrap();
-    run(&filter.program, NATIVE.audit, number(name, false).unwrap().unwrap(), args)
+    run(
+        &filter.program,
+        NATIVE.audit,
+        number(name, false).unwrap().unwrap(),
+        args,
+    )
 }
 
 fn spec(json: &str) -> LinuxSeccomp {
@@ -48,7 +57,10 @@ fn the_tables_are_sorted_so_that_names_are_found() {
     for table in [NATIVE.numbers, NATIVE.others] {
         assert!(table.is_sorted_by_key(|(name, _)| *name));
     }
-    assert_eq!(number("mount", false).unwrap(), Some(libc::SYS_mount as u32));
+    assert_eq!(
+        number("mount", false).unwrap(),
+        Some(libc::SYS_mount as u32)
+    );
 }
 
 #[test]
@@ -56,13 +68,43 @@ fn the_default_filter_denies_what_leads_out_of_a_container() {
     let spec = default_seccomp();
     assert!(!spec.syscalls().as_ref().unwrap().is_empty());
     for name in [
-        "mount", "umount2", "keyctl", "add_key", "request_key", "bpf", "kexec_load", "init_module", "setns", "unshare", "reboot",
-        "swapon", "pivot_root", "io_uring_setup", "open_by_handle_at", "userfaultfd", "perf_event_open", "acct", "fsopen",
-        "move_mount", "syslog", "settimeofday",
+        "mount",
+        "umount2",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "bpf",
+        "kexec_load",
+        "init_module",
+        "setns",
+        "unshare",
+        "reboot",
+        "swapon",
+        "pivot_root",
+        "io_uring_setup",
+        "open_by_handle_at",
+        "userfaultfd",
+        "perf_event_open",
+        "acct",
+        "fsopen",
+        "move_mount",
+        "syslog",
+        "settimeofday",
     ] {
         assert_eq!(call(&spec, name, &[]), EPERM, "{name}");
     }
-    for name in ["read", "write", "openat", "execve", "chroot", "capset", "prctl", "seccomp", "wait4", "futex_waitv"] {
+    for name in [
+        "read",
+        "write",
+        "openat",
+        "execve",
+        "chroot",
+        "capset",
+        "prctl",
+        "seccomp",
+        "wait4",
+        "futex_waitv",
+    ] {
         assert_eq!(call(&spec, name, &[]), ALLOW, "{name}");
     }
     assert_eq!(call(&spec, "clone", &[libc::CLONE_NEWUSER as u64]), EPERM);
@@ -89,7 +131,10 @@ fn calls_of_other_architectures_end_the_process_and_newer_ones_do_not_exist() {
     assert_eq!(run(&program, 0x4000_0003, 3, &[]), bpf::KILL_PROCESS);
     assert_eq!(run(&program, NATIVE.audit, 5000, &[]), ENOSYS);
     if cfg!(target_arch = "x86_64") {
-        assert_eq!(run(&program, NATIVE.audit, 0x4000_0000, &[]), bpf::KILL_PROCESS);
+        assert_eq!(
+            run(&program, NATIVE.audit, 0x4000_0000, &[]),
+            bpf::KILL_PROCESS
+        );
     }
 }
 
@@ -97,12 +142,30 @@ fn calls_of_other_architectures_end_the_process_and_newer_ones_do_not_exist() {
 fn every_comparison_looks_at_all_64_bits() {
     let big = 0x1_0000_0005u64;
     let cases = [
-        ("SCMP_CMP_EQ", vec![(big, true), (5, false), (big + 1, false)]),
-        ("SCMP_CMP_NE", vec![(big, false), (5, true), (big + 1, true)]),
-        ("SCMP_CMP_LT", vec![(big, false), (5, true), (big - 1, true), (2 << 32, false)]),
-        ("SCMP_CMP_LE", vec![(big, true), (6, true), (big + 1, false), (2 << 32, false)]),
-        ("SCMP_CMP_GE", vec![(big, true), (9, false), (big + 1, true), (2 << 32, true)]),
-        ("SCMP_CMP_GT", vec![(big, false), (9, false), (big + 1, true), (2 << 32, true)]),
+        (
+            "SCMP_CMP_EQ",
+            vec![(big, true), (5, false), (big + 1, false)],
+        ),
+        (
+            "SCMP_CMP_NE",
+            vec![(big, false), (5, true), (big + 1, true)],
+        ),
+        (
+            "SCMP_CMP_LT",
+            vec![(big, false), (5, true), (big - 1, true), (2 << 32, false)],
+        ),
+        (
+            "SCMP_CMP_LE",
+            vec![(big, true), (6, true), (big + 1, false), (2 << 32, false)],
+        ),
+        (
+            "SCMP_CMP_GE",
+            vec![(big, true), (9, false), (big + 1, true), (2 << 32, true)],
+        ),
+        (
+            "SCMP_CMP_GT",
+            vec![(big, false), (9, false), (big + 1, true), (2 << 32, true)],
+        ),
     ];
     for (operator, values) in cases {
         let spec = spec(&format!(
@@ -111,8 +174,16 @@ fn every_comparison_looks_at_all_64_bits() {
         ));
         for (value, holds) in values {
             let expected = if holds { ALLOW } else { EPERM };
-            assert_eq!(call(&spec, "read", &[0, 0, value]), expected, "{value:#x} {operator}");
-            assert_eq!(call(&spec, "read", &[1, 0, value]), EPERM, "both tests must hold");
+            assert_eq!(
+                call(&spec, "read", &[0, 0, value]),
+                expected,
+                "{value:#x} {operator}"
+            );
+            assert_eq!(
+                call(&spec, "read", &[1, 0, value]),
+                EPERM,
+                "both tests must hold"
+            );
         }
     }
 }
@@ -132,7 +203,12 @@ fn the_first_rule_that_holds_decides() {
 #[test]
 fn a_prohibition_of_an_unknown_call_is_an_error_and_a_permission_is_passed_over() {
     let deny = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mont"],"action":"SCMP_ACT_ERRNO"}]}"#;
-    assert!(compile(&spec(deny)).unwrap_err().to_string().contains("mont"));
+    assert!(
+        compile(&spec(deny))
+            .unwrap_err()
+            .to_string()
+            .contains("mont")
+    );
     let allow = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mont"],"action":"SCMP_ACT_ALLOW"}]}"#;
     assert!(compile(&spec(allow)).is_ok());
     let foreign = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}"#;
