@@ -11,7 +11,7 @@ use crate::container::Created;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, WaitStatus, wait};
 use std::{
     collections::VecDeque,
     io,
@@ -310,7 +310,7 @@ impl Keeper {
 
     fn collect_children(&mut self) {
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => self.child_ended(pid.as_raw_nonzero().get(), status),
                 Err(Errno::INTR) => {}
                 Ok(None) | Err(_) => return,
