@@ -31,10 +31,8 @@ pub(super) async fn kill_rest(id: &str, dir: &Path, message: String) -> Ending {
     let (id, dir) = (id.to_owned(), dir.to_owned());
     let in_words = message.clone();
     let ended = tokio::task::spawn_blocking(move || {
-        if let Some(cgroup) = cgroup(&dir) {
-            if let Err(error) = cgroup.signal_all(libc::SIGKILL) {
-                tracing::warn!(container = id, %error, "what is left of a container cannot be killed");
-            }
+        if let Some(Err(error)) = cgroup(&dir).map(|cgroup| cgroup.signal_all(libc::SIGKILL)) {
+            tracing::warn!(container = id, %error, "what is left of a container cannot be killed");
         }
         let started: Option<Started> = files::read(&dir.join(files::STARTED)).ok().flatten();
         let ending = unexpected(started, in_words);

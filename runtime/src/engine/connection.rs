@@ -39,7 +39,14 @@ pub(super) async fn connect(run: &Path) -> Result<Option<UnixStream>> {
     };
     match connected {
         Ok(stream) => Ok(Some(stream)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(Error::io(attempt(), e)),
     }
 }
@@ -57,7 +64,10 @@ pub(super) async fn open(
     if writer.send(&ToShim::Open(open)).await.is_err() {
         return Ok(None);
     }
-    Ok(reader.opened().await?.map(|opened| (opened, reader, writer)))
+    Ok(reader
+        .opened()
+        .await?
+        .map(|opened| (opened, reader, writer)))
 }
 
 /// The two directions of a connection.

@@ -152,17 +152,16 @@ impl Container {
     /// Asks the shim for something and waits for its answer.
     pub(super) async fn request(&self, request: ToShim) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        let sent = match &self.control {
-            Some(control) => control.send((request, answer)).await.is_ok(),
-            None => false,
-        };
-        match (sent, answered.await) {
-            (true, Ok(done)) => done,
-            _ => Err(Error::Conflict(format!(
-                "container {} has ended, and its shim with it",
-                self.id()
-            ))),
+        if let Some(control) = &self.control
+            && control.send((request, answer)).await.is_ok()
+            && let Ok(done) = answered.await
+        {
+            return done;
         }
+        Err(Error::Conflict(format!(
+            "container {} has ended, and its shim with it",
+            self.id()
+        )))
     }
 }
 

@@ -111,7 +111,9 @@ impl Engine {
         {
             let mut containers = self.containers();
             if containers.contains_key(id) {
-                return Err(Error::AlreadyExists(format!("there is a container {id} already")));
+                return Err(Error::AlreadyExists(format!(
+                    "there is a container {id} already"
+                )));
             }
             containers.insert(id.to_owned(), Entry::Reserved);
         }
@@ -170,7 +172,9 @@ impl Engine {
     pub async fn start(&self, id: &str) -> Result<()> {
         let container = self.known(id)?;
         if container.state().is_stopped() {
-            return Err(Error::Conflict(format!("container {id} cannot be started: it has ended")));
+            return Err(Error::Conflict(format!(
+                "container {id} cannot be started: it has ended"
+            )));
         }
         container.request(ToShim::Start).await
     }
@@ -218,7 +222,9 @@ impl Engine {
                 "container {id} has ended; no signal can be sent to it"
             )));
         }
-        container.request(ToShim::Kill(Kill { signal, exec: None })).await
+        container
+            .request(ToShim::Kill(Kill { signal, exec: None }))
+            .await
     }
 
     /// Removes everything of a container: processes, cgroup, what it wrote, its log.
@@ -234,7 +240,10 @@ impl Engine {
     async fn remove(&self, container: Arc<Container>, force: bool) -> Result<()> {
         let _one = container.removal.lock().await;
         let id = container.id();
-        if !self.known(id).is_ok_and(|known| Arc::ptr_eq(&known, &container)) {
+        if !self
+            .known(id)
+            .is_ok_and(|known| Arc::ptr_eq(&known, &container))
+        {
             // Another call was faster.
             return Ok(());
         }
@@ -246,10 +255,20 @@ impl Engine {
         }
         // A shim that has ended need not be asked.
         let _ = container.request(ToShim::Shutdown).await;
-        let patience = if state.is_stopped() { FAREWELL } else { SHUTDOWN };
-        if tokio::time::timeout(patience, container.shared.shim_gone()).await.is_err() {
+        let patience = if state.is_stopped() {
+            FAREWELL
+        } else {
+            SHUTDOWN
+        };
+        if tokio::time::timeout(patience, container.shared.shim_gone())
+            .await
+            .is_err()
+        {
             if !state.is_stopped() {
-                tracing::warn!(container = id, "a shim does not end its container; it is killed");
+                tracing::warn!(
+                    container = id,
+                    "a shim does not end its container; it is killed"
+                );
             }
             // Its connection stands, so the number is still its own.
             if let Some(shim) = container.shim.and_then(rustix::process::Pid::from_raw) {
@@ -325,13 +344,18 @@ impl Engine {
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // A map is whole after every one of its operations.
-        self.inner.containers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, id: &str) -> Result<Arc<Container>> {
         match self.containers().get(id) {
             Some(Entry::Known(container)) => Ok(container.clone()),
-            Some(Entry::Reserved) => Err(Error::Conflict(format!("container {id} is still being made"))),
+            Some(Entry::Reserved) => Err(Error::Conflict(format!(
+                "container {id} is still being made"
+            ))),
             None => Err(Error::NotFound(format!("there is no container {id}"))),
         }
     }
@@ -347,7 +371,9 @@ impl Engine {
 }
 
 /// Carries something through, also if its caller has gone.
-async fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+async fn run<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(done) => done,
         Err(e) => Err(Error::Internal(format!("a task of the engine ended: {e}"))),

@@ -78,7 +78,13 @@ pub(super) async fn recover(
     match tokio::time::timeout(PATIENCE, opening).await {
         Ok(Ok(Some((opened, reader, writer)))) => {
             let shared = shared(opened.phase.into());
-            return Ok(Container::connected(shared, opened.shim, reader, writer, None));
+            return Ok(Container::connected(
+                shared,
+                opened.shim,
+                reader,
+                writer,
+                None,
+            ));
         }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::warn!(container = id, %error, "a shim cannot be used"),
@@ -102,6 +108,7 @@ fn why(dir: &Path, boot: &str) -> String {
     match order {
         None => "it was not made completely: the agent or its host went down meanwhile".to_owned(),
         Some(order) if order.boot.as_deref() != Some(boot) => "its host was restarted".to_owned(),
-        Some(_) => "its shim had ended when the agent came back, so that what ran in it was killed".to_owned(),
+        Some(_) => "its shim had ended when the agent came back, so that what ran in it was killed"
+            .to_owned(),
     }
 }

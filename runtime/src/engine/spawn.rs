@@ -39,8 +39,9 @@ pub(super) async fn spawn(
     launch: Launch,
     boot: String,
 ) -> Result<Spawned> {
-    let spec = serde_json::to_vec(spec)
-        .map_err(|e| Error::Invalid(format!("the container's spec cannot be put into JSON: {e}")))?;
+    let spec = serde_json::to_vec(spec).map_err(|e| {
+        Error::Invalid(format!("the container's spec cannot be put into JSON: {e}"))
+    })?;
     let (program, directory) = (config.shim.clone(), dir.to_owned());
     let run = run.to_owned();
     let (ours, mut child) = cleanup::blocking(move || {
@@ -52,14 +53,16 @@ pub(super) async fn spawn(
         start(&program, &directory, &run)
     })
     .await?;
-    let stream = tokio::net::UnixStream::from_std(ours)
-        .map_err(|e| Error::io("listen to a new shim", e))?;
+    let stream =
+        tokio::net::UnixStream::from_std(ours).map_err(|e| Error::io("listen to a new shim", e))?;
     let (mut reader, writer) = connection::split(stream);
     let Some(opened) = reader.opened().await? else {
         return Err(silent_end(dir, &mut child).await);
     };
     let Phase::Created { pid } = opened.phase else {
-        return Err(Error::Internal("a new container was not in the state created".to_owned()));
+        return Err(Error::Internal(
+            "a new container was not in the state created".to_owned(),
+        ));
     };
     let netns = File::open(format!("/proc/{pid}/ns/net"))
         .map_err(|e| Error::io(format!("open the network namespace of process {pid}"), e))?;
@@ -74,7 +77,11 @@ pub(super) async fn spawn(
 }
 
 fn write_files(dir: &Path, spec: &[u8], order: &Order) -> Result<()> {
-    for path in [dir.to_owned(), dir.join(files::UPPER), dir.join(files::WORK)] {
+    for path in [
+        dir.to_owned(),
+        dir.join(files::UPPER),
+        dir.join(files::WORK),
+    ] {
         make_dir(&path, if path == dir { 0o711 } else { 0o755 })?;
     }
     let path = dir.join(files::SPEC);
@@ -120,7 +127,12 @@ fn start(program: &[std::ffi::OsString], dir: &Path, run: &Path) -> Result<(Unix
         .stdout(Stdio::from(OwnedFd::from(listener)))
         .stderr(Stdio::from(complaints))
         .spawn()
-        .map_err(|e| Error::io(format!("start the shim {}", PathBuf::from(program).display()), e))?;
+        .map_err(|e| {
+            Error::io(
+                format!("start the shim {}", PathBuf::from(program).display()),
+                e,
+            )
+        })?;
     Ok((ours, child))
 }
 
@@ -139,5 +151,7 @@ async fn silent_end(dir: &Path, child: &mut Child) -> Error {
         "" => "it said nothing".to_owned(),
         said => format!("it said: {said}"),
     };
-    Error::Internal(format!("the shim ended before the container was made ({status}); {said}"))
+    Error::Internal(format!(
+        "the shim ended before the container was made ({status}); {said}"
+    ))
 }

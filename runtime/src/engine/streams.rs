@@ -45,7 +45,10 @@ pub(super) async fn attach(
     if options.replay {
         // Opened before the connection: what is rotated away meanwhile can still be read.
         let dir = container.shared.dir.clone();
-        let cursor = move || Cursor::open(&dir).map_err(|e| Error::io(format!("read the log in {}", dir.display()), e));
+        let cursor = move || {
+            Cursor::open(&dir)
+                .map_err(|e| Error::io(format!("read the log in {}", dir.display()), e))
+        };
         replay = Some(blocking(cursor).await?);
     }
     let size = options.size;
@@ -122,7 +125,12 @@ async fn open(
 /// Whether a refusal was because of an end that is not known here yet: the shim answers the other connection in
 /// order, so that an answer there comes after the news.
 async fn has_just_ended(container: &Container) -> bool {
-    let _ = container.request(ToShim::Kill(Kill { signal: 0, exec: None })).await;
+    let _ = container
+        .request(ToShim::Kill(Kill {
+            signal: 0,
+            exec: None,
+        }))
+        .await;
     container.state().is_stopped()
 }
 
@@ -156,7 +164,11 @@ async fn pump(
         let sent = match input {
             Input::Stdin(data) => writer.lock().await.send_stdin(&data).await,
             Input::CloseStdin => writer.lock().await.send(&ToShim::CloseStdin).await,
-            Input::Resize(size) => container.request(ToShim::Resize(Resize { size, exec })).await,
+            Input::Resize(size) => {
+                container
+                    .request(ToShim::Resize(Resize { size, exec }))
+                    .await
+            }
             Input::Signal(signal) => container.request(ToShim::Kill(Kill { signal, exec })).await,
         };
         if let Err(error) = sent {
@@ -231,7 +243,9 @@ impl Live {
         }
         let id = self.container.id().to_owned();
         let (cursor, entries) = blocking(move || {
-            let entries = cursor.read().map_err(|e| Error::io(format!("read the log of container {id}"), e))?;
+            let entries = cursor
+                .read()
+                .map_err(|e| Error::io(format!("read the log of container {id}"), e))?;
             Ok((cursor, entries))
         })
         .await?;
@@ -251,7 +265,10 @@ impl Live {
     /// it has cut this client off.
     async fn exit(&self) -> Result<swarm_api::model::ExitStatus> {
         let id = self.container.id();
-        let alive = ToShim::Kill(Kill { signal: 0, exec: None });
+        let alive = ToShim::Kill(Kill {
+            signal: 0,
+            exec: None,
+        });
         let alive = self.connection.is_some() && self.container.request(alive).await.is_ok();
         if alive && !self.container.state().is_stopped() {
             return Err(Error::Conflict(format!(

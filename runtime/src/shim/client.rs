@@ -107,7 +107,11 @@ impl Client {
     /// Sends what can be taken.
     pub(super) fn flush(&mut self) {
         while self.has_waiting() && !self.gone {
-            match send(&self.socket, &self.out[self.sent..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match send(
+                &self.socket,
+                &self.out[self.sent..],
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(n) => {
                     self.sent += n;
                     self.moved = Instant::now();

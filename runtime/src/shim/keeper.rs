@@ -4,7 +4,9 @@ use super::client::{Client, Role};
 use super::execs::{Exec, Wanted, not_running};
 use super::files::{self, Ending, Started};
 use super::log::LogWriter;
-use super::protocol::{self, Failure, FromShim, Kill, Open, Opened, Phase, Purpose, Resize, ToShim};
+use super::protocol::{
+    self, Failure, FromShim, Kill, Open, Opened, Phase, Purpose, Resize, ToShim,
+};
 use super::streams::{Read, Streams};
 use super::{Made, read_spec, signals};
 use crate::container::Created;
@@ -130,8 +132,13 @@ impl Keeper {
     }
 
     fn is_over(&self) -> bool {
-        matches!(self.progress, Progress::Ended { collected: true, .. })
-            && self.execs.is_empty()
+        matches!(
+            self.progress,
+            Progress::Ended {
+                collected: true,
+                ..
+            }
+        ) && self.execs.is_empty()
             && !self.clients.iter().any(Client::has_waiting)
     }
 
@@ -139,7 +146,10 @@ impl Keeper {
     /// what is left is at most a pipe full, and is read in any case.
     fn may_read(&self) -> bool {
         !matches!(self.progress, Progress::Alive)
-            || !self.clients.iter().any(|c| c.role == Role::Attach && c.is_behind())
+            || !self
+                .clients
+                .iter()
+                .any(|c| c.role == Role::Attach && c.is_behind())
     }
 
     fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
@@ -184,16 +194,26 @@ impl Keeper {
             Err(e) => return Err(Error::io("wait for the container", e)),
         }
         let ready = fds.iter().map(PollFd::revents);
-        Ok(sources.into_iter().zip(ready).filter(|(_, ready)| !ready.is_empty()).collect())
+        Ok(sources
+            .into_iter()
+            .zip(ready)
+            .filter(|(_, ready)| !ready.is_empty())
+            .collect())
     }
 
     /// None while nothing but an event can change anything, which is always so when nobody is behind.
     fn timeout(&self) -> Option<Duration> {
         let drain = match &self.progress {
-            Progress::Draining { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            Progress::Draining { until, .. } => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
             _ => None,
         };
-        let stalls = self.clients.iter().filter(|c| self.can_stall(c)).map(|c| STALL.saturating_sub(c.still_for()));
+        let stalls = self
+            .clients
+            .iter()
+            .filter(|c| self.can_stall(c))
+            .map(|c| STALL.saturating_sub(c.still_for()));
         stalls.chain(drain).min()
     }
 
@@ -208,7 +228,11 @@ impl Keeper {
         match client.role {
             Role::New | Role::Control | Role::Follow => true,
             Role::Attach => self.streams.takes_input(),
-            Role::Exec(id) => self.execs.iter().find(|e| e.id == id).is_none_or(|e| e.streams.takes_input()),
+            Role::Exec(id) => self
+                .execs
+                .iter()
+                .find(|e| e.id == id)
+                .is_none_or(|e| e.streams.takes_input()),
         }
     }
 
@@ -246,7 +270,12 @@ impl Keeper {
                 self.clients[index].drop_it();
             }
         }
-        let ended: Vec<u64> = self.execs.iter().filter(|e| e.has_ended()).map(|e| e.id).collect();
+        let ended: Vec<u64> = self
+            .execs
+            .iter()
+            .filter(|e| e.has_ended())
+            .map(|e| e.id)
+            .collect();
         for id in ended {
             self.carry_exec(id, buffer);
         }
@@ -269,7 +298,9 @@ impl Keeper {
 
     fn accept(&mut self) {
         use rustix::net::{SocketFlags, accept_with};
-        while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        while let Ok(socket) =
+            accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
             let id = self.number();
             self.clients.push(Client::new(id, Role::New, socket));
         }
@@ -302,7 +333,10 @@ impl Keeper {
         let Some(index) = self.execs.iter().position(|e| e.id == id) else {
             return;
         };
-        let client = self.clients.iter_mut().find(|c| c.role == Role::Exec(id) && !c.is_gone());
+        let client = self
+            .clients
+            .iter_mut()
+            .find(|c| c.role == Role::Exec(id) && !c.is_gone());
         if self.execs[index].carry(client, buffer) {
             self.execs.swap_remove(index);
         }
@@ -421,8 +455,12 @@ impl Keeper {
             (ToShim::Stdin(data), _) => return self.input(role, |streams| streams.feed(&data)),
             (ToShim::CloseStdin, _) => return self.input(role, Streams::end_input),
             (ToShim::Progress, _) => return,
-            (ToShim::Open(_), _) => Err(Error::Invalid("the connection is open already".to_owned())),
-            (_, _) => Err(Error::Invalid("the connection is not one for control".to_owned())),
+            (ToShim::Open(_), _) => {
+                Err(Error::Invalid("the connection is open already".to_owned()))
+            }
+            (_, _) => Err(Error::Invalid(
+                "the connection is not one for control".to_owned(),
+            )),
         };
         let answer = match done {
             Ok(()) => FromShim::Done,
@@ -445,10 +483,16 @@ impl Keeper {
                 }
                 self.clients[index].role = Role::Attach;
             }
-            Purpose::Exec { process, stdin, size } => {
+            Purpose::Exec {
+                process,
+                stdin,
+                size,
+            } => {
                 match self.phase() {
                     Phase::Running { .. } if matches!(self.progress, Progress::Alive) => {}
-                    Phase::Created { .. } => return Err(not_running(self.id(), "has not been started")),
+                    Phase::Created { .. } => {
+                        return Err(not_running(self.id(), "has not been started"));
+                    }
                     _ => return Err(not_running(self.id(), "has ended")),
                 }
                 let id = self.number();
@@ -475,14 +519,19 @@ impl Keeper {
     }
 
     fn id(&self) -> &str {
-        self.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default()
+        self.dir
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default()
     }
 
     fn must_be_alive(&self, what: &str) -> Result<()> {
         match self.progress {
             Progress::Ended { .. } => {
                 let id = self.id();
-                Err(Error::Conflict(format!("container {id} has ended; no more can {what}")))
+                Err(Error::Conflict(format!(
+                    "container {id} has ended; no more can {what}"
+                )))
             }
             _ => Ok(()),
         }
@@ -491,10 +540,14 @@ impl Keeper {
     fn start(&mut self) -> Result<()> {
         let id = self.id();
         if !matches!(self.progress, Progress::Alive) {
-            return Err(Error::Conflict(format!("container {id} cannot be started: it has ended")));
+            return Err(Error::Conflict(format!(
+                "container {id} cannot be started: it has ended"
+            )));
         }
         if self.started_at.is_some() {
-            return Err(Error::Conflict(format!("container {id} was started already")));
+            return Err(Error::Conflict(format!(
+                "container {id} was started already"
+            )));
         }
         if let Err(error) = self.container.start() {
             self.start_failed(&error);
@@ -532,7 +585,11 @@ impl Keeper {
 
     fn kill(&mut self, kill: Kill) -> Result<()> {
         let id = self.id();
-        let ended = || Error::Conflict(format!("the process in container {id} has ended; no signal can be sent to it"));
+        let ended = || {
+            Error::Conflict(format!(
+                "the process in container {id} has ended; no signal can be sent to it"
+            ))
+        };
         let process = match kill.exec {
             None => match self.progress {
                 Progress::Alive => self.container.pidfd(),

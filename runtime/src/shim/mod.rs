@@ -77,13 +77,24 @@ fn make(dir: &Path) -> Result<Made> {
     let id = dir
         .file_name()
         .and_then(|name| name.to_str())
-        .ok_or_else(|| Error::Invalid(format!("{} does not end in a container's id", dir.display())))?
+        .ok_or_else(|| {
+            Error::Invalid(format!(
+                "{} does not end in a container's id",
+                dir.display()
+            ))
+        })?
         .to_owned();
-    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal) == Some(true);
+    let terminal = spec
+        .process()
+        .as_ref()
+        .and_then(oci_spec::runtime::Process::terminal)
+        == Some(true);
     let rootfs = if launch.lower.is_empty() {
         let root = spec.root().as_ref().map(|root| root.path().clone());
         let root = root.ok_or_else(|| {
-            Error::Invalid(format!("container {id} has neither layers nor a root.path in its spec"))
+            Error::Invalid(format!(
+                "container {id} has neither layers nor a root.path in its spec"
+            ))
         })?;
         Rootfs::Path(dir.join(root))
     } else {
@@ -121,7 +132,10 @@ fn take_descriptors() -> Result<(OwnedFd, OwnedFd)> {
         let taken = rustix::io::fcntl_dupfd_cloexec(fd, 3)
             .map_err(|e| Error::io("take over the agent's socket", e))?;
         rustix::net::sockopt::socket_type(&taken).map_err(|e| {
-            Error::io("use standard input and output as sockets (only an agent starts a shim)", e)
+            Error::io(
+                "use standard input and output as sockets (only an agent starts a shim)",
+                e,
+            )
         })?;
         rustix::io::ioctl_fionbio(&taken, true)
             .map_err(|e| Error::io("make the agent's socket non-blocking", e))?;

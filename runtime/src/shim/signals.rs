@@ -43,7 +43,11 @@ pub(super) fn install() -> Result<OwnedFd> {
         .map_err(|e| Error::io("make an eventfd", e))?;
     WAKE.store(wake.as_raw_fd(), Ordering::Relaxed);
     let handle = |signal: Signal, handler: extern "C" fn(libc::c_int), flags: SaFlags| {
-        let action = SigAction::new(SigHandler::Handler(handler), flags | SaFlags::SA_RESTART, SigSet::empty());
+        let action = SigAction::new(
+            SigHandler::Handler(handler),
+            flags | SaFlags::SA_RESTART,
+            SigSet::empty(),
+        );
         // SAFETY: both handlers do only what a signal handler may do.
         unsafe { sigaction(signal, &action) }
             .map_err(|e| Error::io(format!("handle signal {signal}"), e))

@@ -42,7 +42,11 @@ pub(super) enum Read {
 impl Streams {
     /// Streams for a process to come: what it is given, and what stays here. With a terminal, `adopt` gives the
     /// master once it is there.
-    pub(super) fn new(terminal: bool, stdin: bool, size: Option<WindowSize>) -> Result<(Stdio, Self)> {
+    pub(super) fn new(
+        terminal: bool,
+        stdin: bool,
+        size: Option<WindowSize>,
+    ) -> Result<(Stdio, Self)> {
         if terminal {
             return Ok((Stdio::Terminal { size }, Self::default()));
         }
@@ -87,7 +91,11 @@ impl Streams {
         stdout
             .map(|fd| (LogStream::Stdout, fd.as_fd()))
             .into_iter()
-            .chain(self.stderr.as_ref().map(|fd| (LogStream::Stderr, fd.as_fd())))
+            .chain(
+                self.stderr
+                    .as_ref()
+                    .map(|fd| (LogStream::Stderr, fd.as_fd())),
+            )
     }
 
     /// Reads from one of them; it is closed when it has ended.
@@ -200,7 +208,8 @@ impl Streams {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::io("make a pipe for the container's streams", e))
+    pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|e| Error::io("make a pipe for the container's streams", e))
 }
 
 fn unblock(fd: &OwnedFd) -> Result<()> {

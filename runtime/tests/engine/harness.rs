@@ -42,7 +42,13 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
         }
     }
     let wanted = |name: &str| {
-        let fits = |f: &&str| if has("--exact") { name == *f } else { name.contains(*f) };
+        let fits = |f: &&str| {
+            if has("--exact") {
+                name == *f
+            } else {
+                name.contains(*f)
+            }
+        };
         !has("--ignored") && (filters.is_empty() || filters.iter().any(fits))
     };
     let mut failed = 0;
@@ -55,5 +61,9 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed += usize::from(!passed);
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

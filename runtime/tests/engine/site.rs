@@ -54,7 +54,11 @@ pub(crate) fn with_site<F: Future<Output = ()>>(body: impl FnOnce(Site) -> F) {
 
 /// The same, with the engine's directories below `below`.
 pub(crate) fn with_site_in<F: Future<Output = ()>>(below: &str, body: impl FnOnce(Site) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let site = Site::new(below).await;
         let sweeper = Sweeper(site.config.state_dir.clone());
@@ -88,7 +92,8 @@ impl Site {
         for dir in ["bin", "proc", "dev", "tmp"] {
             std::fs::create_dir_all(rootfs.join(dir)).unwrap();
         }
-        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is installed");
+        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
+            .expect("busybox-static is installed");
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
@@ -133,7 +138,10 @@ impl Site {
 
     pub(crate) async fn create(&self, id: &str, script: &str, options: Options) -> Spec {
         let spec = spec(&["/bin/sh", "-c", script], options.terminal);
-        self.engine.create(id, &spec, self.launch(options)).await.unwrap();
+        self.engine
+            .create(id, &spec, self.launch(options))
+            .await
+            .unwrap();
         spec
     }
 
@@ -174,7 +182,9 @@ impl Site {
     /// The whole log, as lines.
     pub(crate) async fn logs(&self, id: &str, options: LogOptions) -> Vec<(LogStream, Bytes)> {
         let log = self.engine.logs(id, options).await.unwrap();
-        log.map(|line| line.map(|(_, stream, data)| (stream, data)).unwrap()).collect().await
+        log.map(|line| line.map(|(_, stream, data)| (stream, data)).unwrap())
+            .collect()
+            .await
     }
 
     pub(crate) async fn delete(&self, id: &str) {
@@ -215,12 +225,18 @@ impl Joined {
                 Output::Stdout(data) => out.extend_from_slice(&data),
                 Output::Stderr(data) => err.extend_from_slice(&data),
                 Output::Exit(exit) => {
-                    assert!(self.output.next().await.is_none(), "something came after the exit");
+                    assert!(
+                        self.output.next().await.is_none(),
+                        "something came after the exit"
+                    );
                     return (out, err, exit);
                 }
             }
         }
-        panic!("the output ended without an exit, after {:?}", String::from_utf8_lossy(&out));
+        panic!(
+            "the output ended without an exit, after {:?}",
+            String::from_utf8_lossy(&out)
+        );
     }
 
     /// Reads standard output until `text` has come.
@@ -271,7 +287,13 @@ pub(crate) fn spec(args: &[&str], terminal: bool) -> Spec {
 
 /// All directories of the container's cgroup that are there.
 pub(crate) fn cgroups(spec: &Spec) -> Vec<PathBuf> {
-    let path = spec.linux().as_ref().unwrap().cgroups_path().clone().unwrap();
+    let path = spec
+        .linux()
+        .as_ref()
+        .unwrap()
+        .cgroups_path()
+        .clone()
+        .unwrap();
     let name = path.strip_prefix("/").unwrap();
     let root = Path::new("/sys/fs/cgroup");
     let mut places = vec![root.join(name)];

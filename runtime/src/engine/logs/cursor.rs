@@ -58,7 +58,9 @@ impl Cursor {
             };
             let room = match self.until {
                 Some(until) if until.generation < number => return Ok(Vec::new()),
-                Some(until) if until.generation == number => until.offset.saturating_sub(self.offset),
+                Some(until) if until.generation == number => {
+                    until.offset.saturating_sub(self.offset)
+                }
                 _ => u64::MAX,
             };
             let mut block = vec![0; BLOCK.min(usize::try_from(room).unwrap_or(BLOCK))];
@@ -133,7 +135,10 @@ impl Cursor {
         };
         let rest = self.pending.split_off(last + 1);
         let whole = std::mem::replace(&mut self.pending, rest);
-        whole.split_inclusive(|b| *b == b'\n').filter_map(decode).collect()
+        whole
+            .split_inclusive(|b| *b == b'\n')
+            .filter_map(decode)
+            .collect()
     }
 
     /// Goes to where the last `lines` lines begin, or earlier: returns how many lines begin from there on that are

@@ -49,7 +49,8 @@ impl Lines {
                     number,
                     time,
                     stream: LogStream::Stderr,
-                    data: format!("[{bytes} bytes of output were not kept: the disk was full]\n").into(),
+                    data: format!("[{bytes} bytes of output were not kept: the disk was full]\n")
+                        .into(),
                 });
             }
         }

@@ -37,7 +37,10 @@ struct Reading {
 }
 
 /// The log of `container`.
-pub(super) async fn logs(container: Arc<Container>, options: LogOptions) -> Result<BoxStream<LogItem>> {
+pub(super) async fn logs(
+    container: Arc<Container>,
+    options: LogOptions,
+) -> Result<BoxStream<LogItem>> {
     let notices = if options.follow && !container.state().is_stopped() {
         follow(&container).await?
     } else {

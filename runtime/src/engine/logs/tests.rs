@@ -38,7 +38,11 @@ fn bytes_of(entries: &[Entry], of: LogStream) -> Vec<u8> {
 }
 
 fn put(outputs: &[(LogStream, Vec<u8>)], of: LogStream) -> Vec<u8> {
-    outputs.iter().filter(|(s, _)| *s == of).flat_map(|(_, d)| d.clone()).collect()
+    outputs
+        .iter()
+        .filter(|(s, _)| *s == of)
+        .flat_map(|(_, d)| d.clone())
+        .collect()
 }
 
 fn join(entries: Vec<Entry>, first: u64) -> Vec<(LogStream, Bytes)> {

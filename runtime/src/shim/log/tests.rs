@@ -16,8 +16,13 @@ impl Memory {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let lines = self.files.values().flat_map(|f| f.split_inclusive(|b| *b == b'\n'));
-        lines.map(|line| decode(line).expect("a line that can be read")).collect()
+        let lines = self
+            .files
+            .values()
+            .flat_map(|f| f.split_inclusive(|b| *b == b'\n'));
+        lines
+            .map(|line| decode(line).expect("a line that can be read"))
+            .collect()
     }
 }
 
@@ -31,9 +36,15 @@ impl Store for &mut Memory {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let fits = self.room.map_or(bytes.len(), |room| room.saturating_sub(self.used()));
+        let fits = self
+            .room
+            .map_or(bytes.len(), |room| room.saturating_sub(self.used()));
         let part = &bytes[..bytes.len().min(fits)];
-        self.files.last_entry().unwrap().get_mut().extend_from_slice(part);
+        self.files
+            .last_entry()
+            .unwrap()
+            .get_mut()
+            .extend_from_slice(part);
         if part.len() < bytes.len() {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
@@ -68,7 +79,11 @@ fn outputs() -> impl Strategy<Value = Vec<(bool, Vec<u8>)>> {
 }
 
 fn stream_of(out: bool) -> LogStream {
-    if out { LogStream::Stdout } else { LogStream::Stderr }
+    if out {
+        LogStream::Stdout
+    } else {
+        LogStream::Stderr
+    }
 }
 
 proptest! {

@@ -291,8 +291,11 @@ fn frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<()> {
 }
 
 fn json<T: Serialize>(kind: u8, value: &T, out: &mut Vec<u8>) -> Result<()> {
-    let payload = serde_json::to_vec(value)
-        .map_err(|e| Error::Internal(format!("cannot put a message of kind {kind} into JSON: {e}")))?;
+    let payload = serde_json::to_vec(value).map_err(|e| {
+        Error::Internal(format!(
+            "cannot put a message of kind {kind} into JSON: {e}"
+        ))
+    })?;
     frame(kind, &payload, out)
 }
 

@@ -10,39 +10,63 @@ fn size() -> impl Strategy<Value = WindowSize> {
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
-    (any::<i32>(), any::<Option<i32>>(), any::<bool>(), any::<Option<u64>>(), any::<u64>(), ".*").prop_map(
-        |(code, signal, oom_killed, started, finished, message)| Ending {
-            exit: ExitStatus { code, signal, oom_killed },
-            started_at: started.map(Timestamp),
-            finished_at: Timestamp(finished),
-            message,
-        },
+    (
+        any::<i32>(),
+        any::<Option<i32>>(),
+        any::<bool>(),
+        any::<Option<u64>>(),
+        any::<u64>(),
+        ".*",
     )
+        .prop_map(
+            |(code, signal, oom_killed, started, finished, message)| Ending {
+                exit: ExitStatus {
+                    code,
+                    signal,
+                    oom_killed,
+                },
+                started_at: started.map(Timestamp),
+                finished_at: Timestamp(finished),
+                message,
+            },
+        )
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
     prop_oneof![
         any::<i32>().prop_map(|pid| Phase::Created { pid }),
-        (any::<i32>(), any::<u64>()).prop_map(|(pid, at)| Phase::Running { pid, started_at: Timestamp(at) }),
+        (any::<i32>(), any::<u64>()).prop_map(|(pid, at)| Phase::Running {
+            pid,
+            started_at: Timestamp(at)
+        }),
         ending().prop_map(Phase::Stopped),
     ]
 }
 
 fn from_shim() -> impl Strategy<Value = FromShim> {
     prop_oneof![
-        (any::<u32>(), any::<i32>(), phase(), any::<u64>(), any::<u64>(), any::<Option<u64>>()).prop_map(
-            |(version, shim, phase, generation, offset, exec)| FromShim::Opened(Opened {
-                version,
-                shim,
-                phase,
-                log: Position { generation, offset },
-                exec
-            })
-        ),
+        (
+            any::<u32>(),
+            any::<i32>(),
+            phase(),
+            any::<u64>(),
+            any::<u64>(),
+            any::<Option<u64>>()
+        )
+            .prop_map(
+                |(version, shim, phase, generation, offset, exec)| FromShim::Opened(Opened {
+                    version,
+                    shim,
+                    phase,
+                    log: Position { generation, offset },
+                    exec
+                })
+            ),
         Just(FromShim::Done),
         Just(FromShim::Grown),
         phase().prop_map(FromShim::State),
-        (stream(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(s, d)| FromShim::Output(s, d)),
+        (stream(), prop::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(s, d)| FromShim::Output(s, d)),
         ending().prop_map(|e| FromShim::Exit(e.exit)),
     ]
 }
@@ -59,13 +83,18 @@ fn to_shim() -> impl Strategy<Value = ToShim> {
                 size
             }),
         ]
-        .prop_map(|purpose| ToShim::Open(Open { version: VERSION, purpose })),
+        .prop_map(|purpose| ToShim::Open(Open {
+            version: VERSION,
+            purpose
+        })),
         Just(ToShim::Start),
         Just(ToShim::Shutdown),
         Just(ToShim::CloseStdin),
         Just(ToShim::Progress),
-        (any::<i32>(), any::<Option<u64>>()).prop_map(|(signal, exec)| ToShim::Kill(Kill { signal, exec })),
-        (size(), any::<Option<u64>>()).prop_map(|(size, exec)| ToShim::Resize(Resize { size, exec })),
+        (any::<i32>(), any::<Option<u64>>())
+            .prop_map(|(signal, exec)| ToShim::Kill(Kill { signal, exec })),
+        (size(), any::<Option<u64>>())
+            .prop_map(|(size, exec)| ToShim::Resize(Resize { size, exec })),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(ToShim::Stdin),
     ]
 }
@@ -86,7 +115,11 @@ fn carry<M: Message>(messages: &[M], pieces: &[usize]) -> Vec<M> {
             got.push(message);
         }
     }
-    assert_eq!(decoder.buffer.capacity(), 0, "a decoder with nothing pending holds memory");
+    assert_eq!(
+        decoder.buffer.capacity(),
+        0,
+        "a decoder with nothing pending holds memory"
+    );
     got
 }
 
@@ -133,7 +166,10 @@ fn a_field_of_a_later_version_is_passed_over() {
     frame(kind::KILL, br#"{"signal":15,"everybody":true}"#, &mut wire).unwrap();
     let mut decoder = Decoder::default();
     decoder.feed(&wire);
-    let kill = Kill { signal: 15, exec: None };
+    let kill = Kill {
+        signal: 15,
+        exec: None,
+    };
     assert_eq!(decoder.next().unwrap(), Some(ToShim::Kill(kill)));
 }
 
@@ -150,7 +186,10 @@ fn an_error_keeps_its_kind_and_its_words() {
     ] {
         let back = Error::from(Failure::from(&error));
         assert_eq!(back.to_string(), error.to_string());
-        assert_eq!(std::mem::discriminant(&back), std::mem::discriminant(&error));
+        assert_eq!(
+            std::mem::discriminant(&back),
+            std::mem::discriminant(&error)
+        );
     }
 }
 
