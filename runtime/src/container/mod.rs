@@ -36,7 +36,8 @@ pub use swarm_api::backend::WindowSize;
 pub enum Rootfs {
     /// A directory of the host (the spec's `root.path`, resolved), used as it is.
     Path(PathBuf),
-    /// Layers.
+    /// Layers. What the container writes is not forced to the disk (overlayfs' `volatile`, also against its own fsync): it
+    /// ends with the container, and a power cut ends that too. What must last belongs into a bind mount.
     Overlay {
         /// Read-only layers, topmost first.
         lower: Vec<PathBuf>,

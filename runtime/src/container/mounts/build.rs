@@ -38,8 +38,8 @@ pub(crate) fn build(root: &OwnedFd, plan: &Plan, prepared: &Prepared, cwd: &Path
     for (wanted, from_host) in plan.mounts.iter().zip(&prepared.from_host) {
         match from_host {
             Some(FromHost::Bind(mount, kind)) => {
-                outside_proc(root, wanted, *kind, is_proc(mount.as_fd())?)?;
-                attach_at(root, mount.as_fd(), &wanted.destination, *kind)?;
+                let proc = is_proc(mount.as_fd())?;
+                attach_wanted(root, mount.as_fd(), wanted, *kind, proc)?;
             }
             Some(FromHost::Hierarchies(views)) => {
                 readonly_later.push(hierarchies(root, wanted, views)?);
@@ -142,13 +142,8 @@ fn file_system(root: BorrowedFd<'_>, plan: &Plan, wanted: &Wanted) -> Result<Opt
     })?;
     kernel::set(mount.as_fd(), true, &wanted.options.below)?;
     prepare::propagation(mount.as_fd(), wanted)?;
-    outside_proc(root, wanted, kernel::Kind::Directory, wanted.kind == "proc")?;
-    attach_at(
-        root,
-        mount.as_fd(),
-        &wanted.destination,
-        kernel::Kind::Directory,
-    )?;
+    let proc = wanted.kind == "proc";
+    attach_wanted(root, mount.as_fd(), wanted, kernel::Kind::Directory, proc)?;
     Ok(later.then_some(mount))
 }
 
@@ -200,29 +195,31 @@ const PROC_FILES: [&str; 10] = [
     "/proc/sys/kernel/ns_last_pid",
 ];
 
-/// Nothing is mounted over or in `/proc`: what the runtime and the container's programs read and write there must be the kernel's.
-fn outside_proc(
+/// Attaches a mount of the spec; `proc`: it is a procfs. Nothing else is mounted over or in `/proc`: what the runtime and the
+/// container's programs read and write there must be the kernel's.
+fn attach_wanted(
     root: BorrowedFd<'_>,
+    mount: BorrowedFd<'_>,
     wanted: &Wanted,
     kind: kernel::Kind,
     proc: bool,
 ) -> Result<()> {
-    let whole = wanted.destination == Path::new("/proc") && proc;
-    if whole
-        || PROC_FILES
-            .iter()
-            .any(|file| wanted.destination == Path::new(file))
-    {
-        return Ok(());
-    }
-    let place = kernel::place(root, &wanted.destination, kind)?;
-    if is_proc(place.as_fd())? || wanted.destination.starts_with("/proc") {
+    let destination = wanted.destination.as_path();
+    let place = kernel::place(root, destination, kind)?;
+    let allowed = (proc && destination == Path::new("/proc"))
+        || PROC_FILES.iter().any(|file| destination == Path::new(file));
+    if !allowed && (destination.starts_with("/proc") || is_proc(place.as_fd())?) {
         return Err(Error::Invalid(format!(
             "the mount on {} would lie in /proc, which is not allowed",
-            wanted.destination.display()
+            destination.display()
         )));
     }
-    Ok(())
+    kernel::attach(mount, place.as_fd()).map_err(|e| {
+        Error::io(
+            format!("mount on {} in the container", destination.display()),
+            e,
+        )
+    })
 }
 
 fn is_proc(fd: BorrowedFd<'_>) -> Result<bool> {

@@ -141,42 +141,26 @@ pub(super) fn make(
     kind: Kind,
     mode: RawMode,
 ) -> rustix::io::Result<OwnedFd> {
-    let mut at = root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-    let mut walked = Path::new("/").to_path_buf();
-    let parts = normal(path)?;
-    for (index, part) in parts.iter().enumerate() {
-        walked.push(part);
-        let last = index + 1 == parts.len();
-        let flags = OFlags::PATH
-            | if last {
-                OFlags::empty()
-            } else {
-                OFlags::DIRECTORY
-            };
-        at = match find(root, &walked, flags) {
-            Ok(found) => found,
-            Err(Errno::NOENT) => {
-                let made = if last && kind == Kind::File {
-                    let flags = OFlags::CREATE
-                        | OFlags::EXCL
-                        | OFlags::NOFOLLOW
-                        | OFlags::WRONLY
-                        | OFlags::CLOEXEC;
-                    openat(&at, *part, flags, Mode::from_raw_mode(mode & 0o666)).map(drop)
-                } else {
-                    mkdirat(&at, *part, Mode::from_raw_mode(mode))
-                };
-                match made {
-                    // EEXIST: a symbolic link that leads nowhere; the next look says so.
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(e),
-                }
-                find(root, &walked, flags)?
-            }
-            Err(e) => return Err(e),
-        };
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return find(root, path, OFlags::PATH);
+    };
+    let above = match find(root, above, OFlags::PATH | OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => make(root, above, Kind::Directory, mode)?,
+        other => other?,
+    };
+    let made = match kind {
+        Kind::Directory => mkdirat(&above, name, Mode::from_raw_mode(mode)),
+        Kind::File => {
+            let flags =
+                OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&above, name, flags, Mode::from_raw_mode(mode & 0o666)).map(drop)
+        }
+    };
+    match made {
+        // EEXIST: it is there, or a symbolic link that leads nowhere: the next look says so.
+        Ok(()) | Err(Errno::EXIST) => find(root, path, OFlags::PATH),
+        Err(e) => Err(e),
     }
-    Ok(at)
 }
 
 /// Opens a path in a root.

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 use rustix::{
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen,
     },
 };
 use std::{
@@ -86,6 +86,10 @@ fn overlay(
     }
     fsconfig_set_string(&context, "upperdir", upper)?;
     fsconfig_set_string(&context, "workdir", work)?;
+    // What a container writes ends with it: waiting for the disk when it is unmounted (milliseconds to seconds) is for nothing.
+    // The kernel marks such a directory, so that it is not trusted after a crash; this runtime does not use one again then.
+    fsconfig_set_flag(&context, "volatile")?;
+    let _ = std::fs::remove_dir_all(work.join("work/incompat"));
     create(&context, attr)
 }
 
