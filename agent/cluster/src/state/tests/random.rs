@@ -161,13 +161,10 @@ fn check(state: &State, before: &State) {
         let leased = network.leases.values().filter(|id| **id == task.id).count();
         let wanted = usize::from(in_network && task.node.is_some() && !gone);
         assert_eq!(leased, wanted, "{task:?}");
-        if task.node.is_none() {
-            assert!(matches!(
-                task.status.state,
-                TaskState::Pending | TaskState::Shutdown
-            ));
-        } else if !task.status.state.is_final() {
-            assert!(state.nodes.contains_key(&task.node.unwrap()));
+        let is = task.status.state;
+        match task.node {
+            None => assert!(matches!(is, TaskState::Pending | TaskState::Shutdown)),
+            Some(node) => assert!(is.is_final() || state.nodes.contains_key(&node)),
         }
     }
     for network in state.networks.values() {
