@@ -5,6 +5,7 @@ use crate::Member;
 use crate::book;
 use crate::identity::Secrets;
 use crate::links::Lane;
+use crate::seldom::Seldom;
 use crate::token::{self, Token};
 use crate::wire::{from_status, to_status};
 use std::collections::BTreeSet;
@@ -23,7 +24,10 @@ use tonic::{Request, Response, Status};
 const NAMES: usize = 8;
 
 /// The way in.
-pub(crate) struct EntranceService(pub(crate) Member);
+pub(crate) struct EntranceService {
+    pub(crate) member: Member,
+    pub(crate) refused: Seldom,
+}
 
 #[tonic::async_trait]
 impl Entrance for EntranceService {
@@ -32,15 +36,16 @@ impl Entrance for EntranceService {
         request: Request<proto::JoinRequest>,
     ) -> std::result::Result<Response<proto::JoinReply>, Status> {
         let request = request.into_inner();
-        let done = if self.0.role() == NodeRole::Manager {
-            admit(&self.0, request).await
+        let done = if self.member.role() == NodeRole::Manager {
+            admit(&self.member, request).await
         } else {
-            pass_on(&self.0, request).await
+            pass_on(&self.member, request).await
         };
         match done {
             Ok(reply) => Ok(Response::new(reply)),
             Err(e) => {
-                tracing::warn!("a host was not let in: {e}");
+                self.refused
+                    .tell(|more| tracing::warn!(more, "a host was not let in: {e}"));
                 Err(to_status(&e))
             }
         }

@@ -86,22 +86,15 @@ impl Member {
             ));
         }
         let until = Instant::now() + LEAVE;
-        let mut last = Error::Unavailable("no leader of the cluster is known here".into());
         loop {
-            match self.try_to_leave(own).await {
+            let why = match self.try_to_leave(own).await {
                 Ok(()) => return Ok(()),
                 Err(e @ Error::Conflict(_)) => return Err(e),
-                Err(e) => {
-                    last = if matches!(e, Error::Unavailable(_)) || Instant::now() < until {
-                        e
-                    } else {
-                        last
-                    }
-                }
-            }
+                Err(e) => e,
+            };
             if Instant::now() >= until {
                 return Err(
-                    last.context("cannot leave the cluster (--force leaves without asking it)")
+                    why.context("cannot leave the cluster (--force leaves without asking it)")
                 );
             }
             sleep(PAUSE).await;

@@ -107,7 +107,7 @@ where
                         more,
                         "a request was refused: {}",
                         status.message()
-                    )
+                    );
                 };
                 self.layer.refused.tell(said);
                 futures_util::future::Either::Right(std::future::ready(Ok(status.into_http())))

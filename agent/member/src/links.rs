@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
+use tower::util::BoxService;
 
 const CONNECT: Duration = Duration::from_millis(1500);
 /// A peer that does not answer within the sum of these, while something is asked of it, is given up.
@@ -25,6 +26,9 @@ const PING_EVERY: Duration = Duration::from_millis(1500);
 const PING_ANSWER: Duration = Duration::from_secs(3);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Makes connections to one node.
+type Connector = BoxService<Uri, TokioIo<TlsStream<TcpStream>>, io::Error>;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,23 +133,11 @@ impl Links {
         })
     }
 
-    fn connector(
-        &self,
-        node: NodeId,
-        address: SocketAddr,
-    ) -> Result<
-        impl tower::Service<
-            Uri,
-            Response = TokioIo<TlsStream<TcpStream>>,
-            Error = io::Error,
-            Future = impl Future<Output = io::Result<TokioIo<TlsStream<TcpStream>>>> + Send + use<>,
-        > + Send
-        + use<>,
-    > {
+    fn connector(&self, node: NodeId, address: SocketAddr) -> Result<Connector> {
         let name = tls::name_of(node)?;
         let tls = TlsConnector::from(Arc::clone(&self.tls.client));
         let refused = Arc::clone(&self.refused);
-        Ok(service_fn(move |_: Uri| {
+        Ok(Connector::new(service_fn(move |_: Uri| {
             let (tls, name, refused) = (tls.clone(), name.clone(), Arc::clone(&refused));
             async move {
                 let tcp = TcpStream::connect(address).await?;
@@ -157,7 +149,7 @@ impl Links {
                 })?;
                 Ok(TokioIo::new(stream))
             }
-        }))
+        })))
     }
 }
 

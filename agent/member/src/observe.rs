@@ -225,3 +225,41 @@ pub(crate) fn pieces(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_item_arrives_whole_and_a_heartbeat_tells_of_the_group() {
+        let items = [
+            ObserveItem::Snapshot {
+                index: 7,
+                bytes: Bytes::from(vec![3; 2 * PIECE + 5]),
+            },
+            ObserveItem::Entry {
+                index: 8,
+                command: None,
+            },
+            ObserveItem::Heartbeat {
+                applied: 8,
+                stale_for: None,
+                leader: Some(1),
+            },
+        ];
+        let group = || Group {
+            term: 4,
+            voters: BTreeSet::from([1, 2]),
+            refusal: None,
+        };
+        let sent: Vec<_> = items.iter().flat_map(|item| pieces(item, group)).collect();
+        assert_eq!(sent.len(), 5);
+        let heard = Arc::new(Heard::default());
+        let received = put_together(stream::iter(sent), Arc::clone(&heard));
+        assert_eq!(received.collect::<Vec<_>>().await, items);
+        assert_eq!(
+            (heard.get().term, heard.get().voters),
+            (4, BTreeSet::from([1, 2]))
+        );
+    }
+}

@@ -28,6 +28,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const CATCH_UP: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
+// Short-lived, and most often the largest.
+#[allow(clippy::large_enum_variant)]
 enum Attempt {
     /// It is in the log: where, and what it came to.
     Done(u64, Outcome),

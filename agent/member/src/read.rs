@@ -92,7 +92,7 @@ async fn read_index(inner: &Arc<Inner>) -> u64 {
                 Ok(Ok(index)) => return index,
                 Ok(Err(other)) => hint = other.filter(|other| *other != target),
                 Err(why) => {
-                    tracing::debug!(leader = %NodeId(target), "a read cannot be confirmed: {why}")
+                    tracing::debug!(leader = %NodeId(target), "a read cannot be confirmed: {why}");
                 }
             },
             None => {}

@@ -11,6 +11,7 @@ use crate::listener::Listener;
 use crate::machine::Machine;
 use crate::member::{Inner, Running};
 use crate::observe::{Dialer, Heard, Transport};
+use crate::seldom::Seldom;
 use crate::services::AgentService;
 use crate::tls::Tls;
 use crate::wire::MAX_MESSAGE;
@@ -281,8 +282,11 @@ pub(crate) async fn start(
     let agent = AgentServer::new(AgentService(member.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let entrance =
-        EntranceServer::new(EntranceService(member.clone())).max_decoding_message_size(64 * 1024);
+    let entrance = EntranceServer::new(EntranceService {
+        member: member.clone(),
+        refused: Seldom::default(),
+    })
+    .max_decoding_message_size(64 * 1024);
     let guard = GuardLayer::new(Arc::clone(&inner.machine));
     let routes = routes.add_service(agent).add_service(entrance);
     let running = Running {

@@ -90,7 +90,7 @@ async fn renew(member: &Member) -> Result<()> {
     renewed.save(&inner.config.data_dir)?;
     inner.tls.swap(&renewed)?;
     inner.identity.store(std::sync::Arc::new(renewed));
-    // Connections made from now on show the new one; the old ones end before the old one does.
+    // Connections made from now on show the new one; what is going on over old ones goes on.
     inner.links.retain(|_| false);
     Ok(())
 }
@@ -115,8 +115,8 @@ async fn ask_for_renewal(member: &Member, csr: Vec<u8>) -> Result<Blob> {
             Ok(Ok(reply)) => return Ok(Blob(reply.into_inner().certificate.to_vec())),
             Ok(Err(e)) => last = e,
             Err(_) => {
-                last =
-                    Error::Unavailable(format!("node {manager} did not answer within {RENEWAL:?}"))
+                let why = format!("node {manager} did not answer within {RENEWAL:?}");
+                last = Error::Unavailable(why);
             }
         }
     }
