@@ -33,6 +33,12 @@ fn memory() -> u64 {
         .map_or(0, |kib| kib * 1024)
 }
 
+/// The most open files that this process may let others have: more than its own limit needs a right that it may lack.
+pub(super) fn open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
 /// What is wrong now.
 pub(super) fn warnings(config: &HostConfig) -> Vec<String> {
     let mut warnings = Vec::new();

@@ -1,7 +1,7 @@
 //! Starts, stops and removes one task. What is started is either running when this returns, or nothing is left of it.
 
 use super::types::TaskOrder;
-use super::{Inner, blocking, clock, files, task_event};
+use super::{Inner, blocking, clock, files, machine, task_event};
 use crate::engine::ContainerState;
 use crate::image;
 use crate::oci::{self, Accounts};
@@ -133,6 +133,7 @@ impl Inner {
             cgroup: &self.cgroup(&task.id),
             files: &self.disk.task_dir(&task.id),
             volumes: &self.volumes(),
+            open_files: machine::open_files(),
             seccomp: crate::container::default_seccomp(),
         })
     }

@@ -34,6 +34,8 @@ pub struct Order<'a> {
     pub files: &'a Path,
     /// The folder of the named volumes.
     pub volumes: &'a Path,
+    /// The most open files that this host can let a process have.
+    pub open_files: u64,
     /// The system calls that are allowed.
     pub seccomp: LinuxSeccomp,
 }
@@ -199,8 +201,8 @@ fn process(order: &Order<'_>) -> Result<Value> {
         },
         "rlimits": [{
             "type": "RLIMIT_NOFILE",
-            "soft": defaults::OPEN_FILES.0,
-            "hard": defaults::OPEN_FILES.1,
+            "soft": defaults::OPEN_FILES.0.min(order.open_files),
+            "hard": defaults::OPEN_FILES.1.min(order.open_files),
         }],
     }))
 }

@@ -1,4 +1,5 @@
 //! One host through its verbs, with real containers: run as root.
+#![allow(clippy::unwrap_used, missing_docs)] // A panic is the report.
 
 mod cluster;
 #[path = "../engine/harness.rs"]

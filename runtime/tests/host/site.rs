@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use swarm_api::backend::{AttachOptions, Create, ExecSpec, Input, LogOptions, Output};
 use swarm_api::model::{
-    ExitStatus, ImageConfig, Kind, NetworkMode, Object, Query, Restart, RestartPolicy, Service, ServiceSpec,
-    Task, TaskSpec, TaskState,
+    ExitStatus, ImageConfig, Kind, NetworkMode, Object, Query, Restart, RestartPolicy, Service,
+    ServiceSpec, Task, TaskSpec, TaskState,
 };
 use swarm_api::{Backend, BoxStream, Result};
 use swarm_runtime::host::{Host, HostConfig};
 use tempfile::TempDir;
 
 const APPLETS: [&str; 16] = [
-    "sh", "cat", "seq", "echo", "sleep", "true", "false", "id", "hostname", "env", "ls", "touch", "mount", "head",
-    "test", "pwd",
+    "sh", "cat", "seq", "echo", "sleep", "true", "false", "id", "hostname", "env", "ls", "touch",
+    "mount", "head", "test", "pwd",
 ];
 /// What something that is to happen on a busy machine happens within.
 const SOON: Duration = Duration::from_secs(60);
@@ -33,7 +33,11 @@ pub(crate) struct Site {
 
 /// Runs a test's body on a host of its own, and sees that nothing of it is left.
 pub(crate) fn with_site<F: Future<Output = Site>>(body: impl FnOnce(Site) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let site = Site::new().await;
         let sweeper = Sweeper(site.config.cgroup_parent.clone());
@@ -85,7 +89,11 @@ fn busybox() -> Vec<u8> {
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nguest:x:1000:1000::/tmp:/bin/sh\n").unwrap();
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nguest:x:1000:1000::/tmp:/bin/sh\n",
+    )
+    .unwrap();
     let mut tar = tar::Builder::new(Vec::new());
     tar.follow_symlinks(false);
     tar.append_dir_all(".", root).unwrap();
@@ -108,8 +116,13 @@ impl Site {
         };
         let host = Host::open(config.clone()).await.unwrap();
         let archive = stream::iter([Ok(Bytes::from(busybox()))]).boxed();
-        let image = ImageConfig { env: vec!["PATH=/bin".into()], ..ImageConfig::default() };
-        host.import_image("busybox".into(), image, archive).await.unwrap();
+        let image = ImageConfig {
+            env: vec!["PATH=/bin".into()],
+            ..ImageConfig::default()
+        };
+        host.import_image("busybox".into(), image, archive)
+            .await
+            .unwrap();
         Self { host, config, temp }
     }
 
@@ -146,7 +159,10 @@ impl Site {
     }
 
     pub(crate) async fn tasks(&self) -> Vec<Task> {
-        let query = Query { all: true, ..Query::of(Kind::Task) };
+        let query = Query {
+            all: true,
+            ..Query::of(Kind::Task)
+        };
         let objects = self.host.list(query).await.unwrap().value;
         let task = |object| match object {
             Object::Task(task) => task,
@@ -175,18 +191,37 @@ impl Site {
     }
 
     pub(crate) async fn until_running(&self, count: usize) -> Vec<Task> {
-        let running = |tasks: &[Task]| tasks.iter().filter(|t| t.status.state == TaskState::Running).count() == count;
+        let running = |tasks: &[Task]| {
+            tasks
+                .iter()
+                .filter(|t| t.status.state == TaskState::Running)
+                .count()
+                == count
+        };
         self.until("the tasks run", running).await
     }
 
     pub(crate) async fn attach(&self, task: &str) -> Result<(String, String, ExitStatus)> {
-        let options = AttachOptions { replay: true, size: None };
-        let output = self.host.attach(task.into(), options, stream::pending::<Input>().boxed()).await?;
+        let options = AttachOptions {
+            replay: true,
+            size: None,
+        };
+        let output = self
+            .host
+            .attach(task.into(), options, stream::pending::<Input>().boxed())
+            .await?;
         collect(output).await
     }
 
-    pub(crate) async fn exec(&self, task: &str, spec: ExecSpec) -> Result<(String, String, ExitStatus)> {
-        let output = self.host.exec(task.into(), spec, stream::empty::<Input>().boxed()).await?;
+    pub(crate) async fn exec(
+        &self,
+        task: &str,
+        spec: ExecSpec,
+    ) -> Result<(String, String, ExitStatus)> {
+        let output = self
+            .host
+            .exec(task.into(), spec, stream::empty::<Input>().boxed())
+            .await?;
         collect(output).await
     }
 
@@ -202,28 +237,57 @@ impl Site {
 
     pub(crate) async fn log(&self, name: &str, options: LogOptions) -> Vec<String> {
         let log = self.host.logs(name.into(), options).await.unwrap();
-        log.map(|r| String::from_utf8_lossy(&r.unwrap().data).trim_end().to_owned()).collect().await
+        log.map(|r| {
+            String::from_utf8_lossy(&r.unwrap().data)
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
+        .await
     }
 
     /// Removes everything, and sees that nothing is left of it.
     async fn clear(self) {
-        for object in self.host.list(Query::of(Kind::Service)).await.unwrap().value {
+        for object in self
+            .host
+            .list(Query::of(Kind::Service))
+            .await
+            .unwrap()
+            .value
+        {
             if let Object::Service(service) = object {
-                self.host.remove(Kind::Service, service.spec.name, true).await.unwrap();
+                self.host
+                    .remove(Kind::Service, service.spec.name, true)
+                    .await
+                    .unwrap();
             }
         }
         for task in self.host.cluster_tasks() {
             self.host.remove_task(&task.id).await.unwrap();
         }
         self.until("nothing is left", <[Task]>::is_empty).await;
-        for place in ["data/containers", "data/host/tasks", "data/host/services", "run/containers"] {
-            let left: Vec<_> = std::fs::read_dir(self.temp.path().join(place)).unwrap().flatten().collect();
+        for place in [
+            "data/containers",
+            "data/host/tasks",
+            "data/host/services",
+            "run/containers",
+        ] {
+            let left: Vec<_> = std::fs::read_dir(self.temp.path().join(place))
+                .unwrap()
+                .flatten()
+                .collect();
             assert!(left.is_empty(), "{place}: {left:?}");
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.temp.path().to_str().unwrap()), "{mounts}");
+        assert!(
+            !mounts.contains(self.temp.path().to_str().unwrap()),
+            "{mounts}"
+        );
         for group in cgroups(&self.config.cgroup_parent) {
-            let below = std::fs::read_dir(&group).unwrap().flatten().find(|e| e.path().is_dir());
+            let below = std::fs::read_dir(&group)
+                .unwrap()
+                .flatten()
+                .find(|e| e.path().is_dir());
             assert!(below.is_none(), "{below:?}");
         }
     }
