@@ -138,7 +138,11 @@ impl Backend for Client {
     }
 
     async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>> {
-        gather(ask(self.backend().list(v1::ListRequest::from(query)).await)?).await
+        gather(ask(self
+            .backend()
+            .list(v1::ListRequest::from(query))
+            .await)?)
+        .await
     }
 
     async fn get(&self, kind: Kind, name: String, read: Read) -> Result<Answer<Object>> {
@@ -361,10 +365,7 @@ fn until_dropped<T: Send + 'static>(requests: BoxStream<T>) -> (Requests<T>, Dro
     (Requests(requests), token.drop_guard())
 }
 
-fn hold<T: 'static>(
-    stream: BoxStream<T>,
-    guard: DropGuard,
-) -> BoxStream<T> {
+fn hold<T: 'static>(stream: BoxStream<T>, guard: DropGuard) -> BoxStream<T> {
     stream
         .map(move |item| {
             let _held = &guard;

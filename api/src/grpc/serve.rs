@@ -78,10 +78,9 @@ pub async fn serve_unix(
     let listener = bind(path).await?;
     let made = Made::of(path);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = Server::builder().add_routes(routes).serve_with_incoming_shutdown(
-        UnixListenerStream::new(listener),
-        stopped.map(drop),
-    );
+    let serving = Server::builder()
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped.map(drop));
     tokio::pin!(serving);
     let outcome = tokio::select! {
         outcome = &mut serving => outcome,
@@ -96,7 +95,10 @@ pub async fn serve_unix(
 
 async fn bind(path: &Path) -> Result<UnixListener> {
     let failed = |attempt: &str, e: std::io::Error| {
-        Error::Internal(format!("cannot {attempt} the socket {}: {e}", path.display()))
+        Error::Internal(format!(
+            "cannot {attempt} the socket {}: {e}",
+            path.display()
+        ))
     };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| failed("make the folder of", e))?;

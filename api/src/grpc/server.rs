@@ -272,9 +272,7 @@ fn pages(objects: Vec<Object>, freshness: Freshness) -> Items<v1::ListResponse> 
 }
 
 /// Reads a list back together.
-pub(crate) async fn gather(
-    mut pages: Streaming<v1::ListResponse>,
-) -> Result<Answer<Vec<Object>>> {
+pub(crate) async fn gather(mut pages: Streaming<v1::ListResponse>) -> Result<Answer<Vec<Object>>> {
     let mut answer = Answer::<Vec<Object>>::default();
     let mut first = true;
     while let Some(page) = pages

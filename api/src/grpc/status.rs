@@ -119,7 +119,10 @@ mod tests {
     #[test]
     fn a_failure_of_the_transport_is_not_taken_for_an_answer() {
         let error = from_status(&Status::unknown("h2 protocol error"));
-        assert!(matches!(&error, Error::Unavailable(m) if m.contains("h2")), "{error:?}");
+        assert!(
+            matches!(&error, Error::Unavailable(m) if m.contains("h2")),
+            "{error:?}"
+        );
         assert!(matches!(
             from_status(&Status::unimplemented("")),
             Error::Unsupported(_)
@@ -132,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_between_characters() {
-        let Error::Internal(cut) = from_status(&to_status(Error::Internal("ü".repeat(5000)))) else {
+        let Error::Internal(cut) = from_status(&to_status(Error::Internal("ü".repeat(5000))))
+        else {
             panic!("another kind");
         };
         assert!(cut.len() <= LONGEST + 4 && cut.ends_with('…'));

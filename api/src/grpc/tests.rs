@@ -70,7 +70,9 @@ impl Backend for Fake {
 
     async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>> {
         self.note(format!("list {query:?}"));
-        Ok(fresh((0..self.tasks).map(|n| network(&format!("n{n}"))).collect()))
+        Ok(fresh(
+            (0..self.tasks).map(|n| network(&format!("n{n}"))).collect(),
+        ))
     }
 
     async fn get(&self, kind: Kind, name: String, read: Read) -> Result<Answer<Object>> {
@@ -117,7 +119,11 @@ impl Backend for Fake {
         })
     }
 
-    async fn logs(&self, name: String, options: LogOptions) -> Result<BoxStream<Result<LogRecord>>> {
+    async fn logs(
+        &self,
+        name: String,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<LogRecord>>> {
         ghost(&name)?;
         self.note(format!("logs {options:?}"));
         let record = LogRecord {
@@ -163,7 +169,10 @@ impl Backend for Fake {
 
     async fn stats(&self, tasks: Vec<String>, _: bool) -> Result<BoxStream<Result<Vec<Stats>>>> {
         let pulled = Arc::clone(&self.pulled);
-        let round = vec![Stats { task: "x".repeat(64 << 10), ..Stats::default() }];
+        let round = vec![Stats {
+            task: "x".repeat(64 << 10),
+            ..Stats::default()
+        }];
         let count = tasks.len().max(1);
         Ok(stream::iter(0..count * 10_000)
             .map(move |_| {
@@ -201,7 +210,10 @@ impl Backend for Fake {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ports: vec!["8080:80".parse().unwrap()],
         };
-        Ok(fresh(Lookup { name, endpoints: vec![endpoint] }))
+        Ok(fresh(Lookup {
+            name,
+            endpoints: vec![endpoint],
+        }))
     }
 
     async fn import_image(
@@ -234,24 +246,41 @@ impl Backend for Fake {
 #[async_trait::async_trait]
 impl Control for Fake {
     async fn init(&self, advertise: Option<IpAddr>) -> Result<Joined> {
-        self.join(format!("{advertise:?}"), String::new(), None).await
+        self.join(format!("{advertise:?}"), String::new(), None)
+            .await
     }
 
     async fn join(&self, peer: String, token: String, _: Option<IpAddr>) -> Result<Joined> {
-        Ok(Joined { cluster: peer, node: NodeId(1), name: token, role: NodeRole::Manager })
+        Ok(Joined {
+            cluster: peer,
+            node: NodeId(1),
+            name: token,
+            role: NodeRole::Manager,
+        })
     }
 
     async fn leave(&self, force: bool) -> Result<()> {
-        if force { Ok(()) } else { Err(Error::Denied("not so".into())) }
+        if force {
+            Ok(())
+        } else {
+            Err(Error::Denied("not so".into()))
+        }
     }
 
     async fn create_token(&self, role: NodeRole, ttl: Duration) -> Result<Token> {
         let expires_at = Timestamp(0).plus(ttl);
-        Ok(Token { id: "i".into(), secret: Some("s".into()), role, expires_at })
+        Ok(Token {
+            id: "i".into(),
+            secret: Some("s".into()),
+            role,
+            expires_at,
+        })
     }
 
     async fn list_tokens(&self) -> Result<Vec<Token>> {
-        Ok(vec![self.create_token(NodeRole::Worker, Duration::ZERO).await?])
+        Ok(vec![
+            self.create_token(NodeRole::Worker, Duration::ZERO).await?,
+        ])
     }
 
     async fn remove_token(&self, id: String) -> Result<()> {
@@ -276,7 +305,13 @@ async fn site(fake: Fake) -> Site {
     let routes = routes(fake.clone(), Some(fake.clone()));
     tokio::spawn(serve_unix(socket.clone(), routes, stopped.map(drop)));
     let client = connected(&socket).await;
-    Site { _folder: folder, socket, fake, client, _stop: stop }
+    Site {
+        _folder: folder,
+        socket,
+        fake,
+        client,
+        _stop: stop,
+    }
 }
 
 /// Connects as soon as the socket is there.
@@ -296,20 +331,56 @@ fn no_input() -> BoxStream<Input> {
 
 #[tokio::test]
 async fn the_verbs_reach_the_backend_and_its_answers_come_back() {
-    let site = site(Fake { tasks: 3, ..Fake::default() }).await;
+    let site = site(Fake {
+        tasks: 3,
+        ..Fake::default()
+    })
+    .await;
     let c = &site.client;
-    let query = Query { service: Some("web".into()), all: true, read: Read::Stale, ..Query::of(Kind::Task) };
+    let query = Query {
+        service: Some("web".into()),
+        all: true,
+        read: Read::Stale,
+        ..Query::of(Kind::Task)
+    };
     let listed = c.list(query.clone()).await.unwrap();
-    assert_eq!((listed.value.len(), listed.freshness), (3, fresh(()).freshness));
-    assert_eq!(c.get(Kind::Image, "a".into(), Read::Stale).await.unwrap(), fresh(network("a")));
-    assert_eq!(c.create(Create::Service(ServiceSpec::default())).await.unwrap(), network("made"));
-    let update = Update::Node("n".into(), NodeChange { availability: Some(Availability::Drain), ..NodeChange::default() });
+    assert_eq!(
+        (listed.value.len(), listed.freshness),
+        (3, fresh(()).freshness)
+    );
+    assert_eq!(
+        c.get(Kind::Image, "a".into(), Read::Stale).await.unwrap(),
+        fresh(network("a"))
+    );
+    assert_eq!(
+        c.create(Create::Service(ServiceSpec::default()))
+            .await
+            .unwrap(),
+        network("made")
+    );
+    let update = Update::Node(
+        "n".into(),
+        NodeChange {
+            availability: Some(Availability::Drain),
+            ..NodeChange::default()
+        },
+    );
     assert_eq!(c.update(update.clone()).await.unwrap(), network("changed"));
     c.remove(Kind::Service, "web".into(), true).await.unwrap();
-    c.stop("web".into(), Some(Duration::from_millis(1500))).await.unwrap();
+    c.stop("web".into(), Some(Duration::from_millis(1500)))
+        .await
+        .unwrap();
     c.kill("web.1".into(), 9).await.unwrap();
     assert_eq!(c.wait("web.1".into()).await.unwrap().code, 5);
-    assert_eq!(c.lookup("web".into(), Read::default()).await.unwrap().value.endpoints[0].node, NodeId(3));
+    assert_eq!(
+        c.lookup("web".into(), Read::default())
+            .await
+            .unwrap()
+            .value
+            .endpoints[0]
+            .node,
+        NodeId(3)
+    );
     let asked = site.fake.asked.lock().unwrap().clone();
     let wanted = [
         format!("list {query:?}"),
@@ -329,12 +400,23 @@ async fn errors_keep_their_kind_and_message_also_within_a_stream() {
     let c = &site.client;
     let not_found = Error::NotFound("nothing is called ghost".into());
     assert_eq!(c.kill("ghost".into(), 9).await.unwrap_err(), not_found);
-    assert_eq!(c.stop("busy".into(), None).await.unwrap_err(), Error::Conflict("busy is busy: wait".into()));
-    assert_eq!(c.info().await.unwrap_err(), Error::Unsupported("no info".into()));
-    let attached = c.attach("ghost".into(), AttachOptions::default(), no_input()).await;
+    assert_eq!(
+        c.stop("busy".into(), None).await.unwrap_err(),
+        Error::Conflict("busy is busy: wait".into())
+    );
+    assert_eq!(
+        c.info().await.unwrap_err(),
+        Error::Unsupported("no info".into())
+    );
+    let attached = c
+        .attach("ghost".into(), AttachOptions::default(), no_input())
+        .await;
     assert_eq!(attached.err().unwrap(), not_found);
     let mut records = c.logs("web.1".into(), LogOptions::default()).await.unwrap();
-    assert_eq!(records.next().await.unwrap().unwrap().data, Bytes::from_static(b"\xff\n"));
+    assert_eq!(
+        records.next().await.unwrap().unwrap().data,
+        Bytes::from_static(b"\xff\n")
+    );
     let end = records.next().await.unwrap().unwrap_err();
     assert_eq!(end, Error::Exhausted("the log was cut".into()));
     assert!(records.next().await.is_none());
@@ -342,7 +424,11 @@ async fn errors_keep_their_kind_and_message_also_within_a_stream() {
 
 #[tokio::test]
 async fn a_list_of_thirty_thousand_arrives() {
-    let site = site(Fake { tasks: 30_000, ..Fake::default() }).await;
+    let site = site(Fake {
+        tasks: 30_000,
+        ..Fake::default()
+    })
+    .await;
     let all = site.client.list(Query::of(Kind::Network)).await.unwrap();
     assert_eq!(all.value.len(), 30_000);
     assert_eq!(all.value[29_999], network("n29999"));
@@ -353,11 +439,27 @@ async fn a_list_of_thirty_thousand_arrives() {
 async fn input_and_output_flow_both_ways_in_pieces() {
     let site = site(Fake::default()).await;
     let typed = Bytes::from(vec![b'x'; 300_000]);
-    let size = WindowSize { rows: 40, columns: 90 };
-    let input = [Input::Resize(size), Input::Signal(2), Input::Stdin(typed.clone()), Input::CloseStdin];
-    let spec = ExecSpec { args: vec!["cat".into()], size: Some(size), ..ExecSpec::default() };
+    let size = WindowSize {
+        rows: 40,
+        columns: 90,
+    };
+    let input = [
+        Input::Resize(size),
+        Input::Signal(2),
+        Input::Stdin(typed.clone()),
+        Input::CloseStdin,
+    ];
+    let spec = ExecSpec {
+        args: vec!["cat".into()],
+        size: Some(size),
+        ..ExecSpec::default()
+    };
     let input = stream::iter(input).chain(stream::pending()).boxed();
-    let output = site.client.exec("web.1".into(), spec.clone(), input).await.unwrap();
+    let output = site
+        .client
+        .exec("web.1".into(), spec.clone(), input)
+        .await
+        .unwrap();
     let mut echoed = Vec::new();
     let mut said = Vec::new();
     let mut output = output.into_stream();
@@ -372,15 +474,27 @@ async fn input_and_output_flow_both_ways_in_pieces() {
         }
     }
     assert_eq!(echoed, typed);
-    assert_eq!(said, [format!("{:?}", Input::Resize(size)), format!("{:?}", Input::Signal(2))]);
+    assert_eq!(
+        said,
+        [
+            format!("{:?}", Input::Resize(size)),
+            format!("{:?}", Input::Signal(2))
+        ]
+    );
     assert_eq!(site.fake.asked.lock().unwrap()[0], format!("exec {spec:?}"));
 }
 
 #[tokio::test]
 async fn a_stream_that_is_dropped_ends_on_the_other_side_although_its_input_waits() {
     let site = site(Fake::default()).await;
-    let input = stream::iter([Input::Stdin("a".into())]).chain(stream::pending()).boxed();
-    let mut output = site.client.attach("web.1".into(), AttachOptions::default(), input).await.unwrap();
+    let input = stream::iter([Input::Stdin("a".into())])
+        .chain(stream::pending())
+        .boxed();
+    let mut output = site
+        .client
+        .attach("web.1".into(), AttachOptions::default(), input)
+        .await
+        .unwrap();
     output.next().await.unwrap().unwrap();
     assert!(!site.fake.dropped.is_cancelled());
     drop(output);
@@ -418,23 +532,41 @@ async fn a_client_that_does_not_read_holds_the_backend_s_stream_up() {
         site.client.kill("web.1".into(), 1).await.unwrap();
     }
     let pulled = site.fake.pulled.load(Ordering::SeqCst);
-    assert!(pulled < 1_000, "{pulled} of 10,000 rounds were pulled for a reader of one");
+    assert!(
+        pulled < 1_000,
+        "{pulled} of 10,000 rounds were pulled for a reader of one"
+    );
 }
 
 #[tokio::test]
 async fn an_archive_goes_whole_or_not_at_all() {
     let site = site(Fake::default()).await;
     let piece = || Ok(Bytes::from(vec![0; 1 << 20]));
-    let config = ImageConfig { user: "u".into(), ..ImageConfig::default() };
+    let config = ImageConfig {
+        user: "u".into(),
+        ..ImageConfig::default()
+    };
     let whole = stream::iter([piece(), piece()]).boxed();
-    let image = site.client.import_image("a:b".into(), config.clone(), whole).await.unwrap();
+    let image = site
+        .client
+        .import_image("a:b".into(), config.clone(), whole)
+        .await
+        .unwrap();
     assert_eq!((image.size, image.config), (2 << 20, config.clone()));
     let unreadable = Error::Invalid("cannot read x.tar: I/O error".into());
     let broken = stream::iter([piece(), Err(unreadable.clone())]).boxed();
-    let error = site.client.import_image("a".into(), config.clone(), broken).await.unwrap_err();
+    let error = site
+        .client
+        .import_image("a".into(), config.clone(), broken)
+        .await
+        .unwrap_err();
     assert_eq!(error, unreadable);
     let endless = stream::repeat_with(piece).boxed();
-    let error = site.client.import_image("refused".into(), config, endless).await.unwrap_err();
+    let error = site
+        .client
+        .import_image("refused".into(), config, endless)
+        .await
+        .unwrap_err();
     assert_eq!(error, Error::Invalid("this is not a tar archive".into()));
     let layer = site.client.export_layer("sha256:a".into()).await.unwrap();
     let pieces: Vec<Bytes> = layer.try_collect().await.unwrap();
@@ -446,12 +578,27 @@ async fn a_host_enters_and_leaves_over_the_wire() {
     let site = site(Fake::default()).await;
     let c = &site.client;
     let ip: IpAddr = "10.0.0.1".parse().unwrap();
-    assert_eq!(c.init(Some(ip)).await.unwrap().cluster, format!("{:?}", Some(ip)));
-    assert_eq!(c.join("p".into(), "t".into(), None).await.unwrap().name, "t");
-    assert_eq!(c.leave(false).await.unwrap_err(), Error::Denied("not so".into()));
+    assert_eq!(
+        c.init(Some(ip)).await.unwrap().cluster,
+        format!("{:?}", Some(ip))
+    );
+    assert_eq!(
+        c.join("p".into(), "t".into(), None).await.unwrap().name,
+        "t"
+    );
+    assert_eq!(
+        c.leave(false).await.unwrap_err(),
+        Error::Denied("not so".into())
+    );
     c.leave(true).await.unwrap();
-    let token = c.create_token(NodeRole::Manager, Duration::from_secs(1)).await.unwrap();
-    assert_eq!((token.role, token.expires_at), (NodeRole::Manager, Timestamp(1000)));
+    let token = c
+        .create_token(NodeRole::Manager, Duration::from_secs(1))
+        .await
+        .unwrap();
+    assert_eq!(
+        (token.role, token.expires_at),
+        (NodeRole::Manager, Timestamp(1000))
+    );
     assert_eq!(c.list_tokens().await.unwrap().len(), 1);
     assert!(c.remove_token("ghost".into()).await.is_err());
 }
@@ -463,7 +610,10 @@ async fn where_there_is_no_control_that_is_said() {
     let routes = routes(Arc::new(Fake::default()), None);
     tokio::spawn(serve_unix(socket.clone(), routes, std::future::pending()));
     let error = connected(&socket).await.leave(false).await.unwrap_err();
-    assert!(matches!(&error, Error::Unsupported(m) if m.contains("cluster.sock")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Unsupported(m) if m.contains("cluster.sock")),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -471,8 +621,14 @@ async fn an_agent_that_is_not_there_is_said_with_its_socket() {
     let folder = tempfile::tempdir().unwrap();
     let target = format!("unix://{}/cluster.sock", folder.path().display());
     let error = Client::connect(&target).await.unwrap_err().to_string();
-    assert!(error.contains("cluster.sock") && error.contains("swarmd"), "{error}");
-    assert!(matches!(Client::connect("ftp://x").await, Err(Error::Invalid(_))));
+    assert!(
+        error.contains("cluster.sock") && error.contains("swarmd"),
+        "{error}"
+    );
+    assert!(matches!(
+        Client::connect("ftp://x").await,
+        Err(Error::Invalid(_))
+    ));
     let error = Client::connect("http://127.0.0.1:1").await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
 }
@@ -480,22 +636,43 @@ async fn an_agent_that_is_not_there_is_said_with_its_socket() {
 #[tokio::test]
 async fn the_socket_is_for_its_owner_and_group_and_a_stale_one_is_replaced() {
     let site = site(Fake::default()).await;
-    let mode = std::fs::metadata(&site.socket).unwrap().permissions().mode();
+    let mode = std::fs::metadata(&site.socket)
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o660);
-    let again = serve_unix(&site.socket, routes(site.fake.clone(), None), std::future::pending()).await;
+    let again = serve_unix(
+        &site.socket,
+        routes(site.fake.clone(), None),
+        std::future::pending(),
+    )
+    .await;
     assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
     // What a process that was killed leaves behind.
     let stale = site.socket.with_file_name("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve_unix(stale.clone(), routes(site.fake.clone(), None), stopped.map(drop)));
-    connected(&stale).await.kill("web.1".into(), 1).await.unwrap();
+    let served = tokio::spawn(serve_unix(
+        stale.clone(),
+        routes(site.fake.clone(), None),
+        stopped.map(drop),
+    ));
+    connected(&stale)
+        .await
+        .kill("web.1".into(), 1)
+        .await
+        .unwrap();
     drop(stop);
     served.await.unwrap().unwrap();
     assert!(!stale.exists());
     let file = site.socket.with_file_name("file");
     std::fs::write(&file, "precious").unwrap();
-    let refused = serve_unix(&file, routes(site.fake.clone(), None), std::future::pending()).await;
+    let refused = serve_unix(
+        &file,
+        routes(site.fake.clone(), None),
+        std::future::pending(),
+    )
+    .await;
     assert!(matches!(refused, Err(Error::Conflict(_))) && file.exists());
 }
 
@@ -508,22 +685,40 @@ async fn health_and_reflection_are_served_beside() {
     let channel = tonic::transport::Endpoint::from_static("http://agent")
         .connect_with_connector(tower::service_fn(move |_| {
             let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(socket)
+                    .await
+                    .map(hyper_util::rt::TokioIo::new)
+            }
         }))
         .await
         .unwrap();
     for service in ["", "swarm.v1.Backend", "swarm.v1.Control"] {
-        let request = HealthCheckRequest { service: service.into() };
-        let answer = HealthClient::new(channel.clone()).check(request).await.unwrap();
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let answer = HealthClient::new(channel.clone())
+            .check(request)
+            .await
+            .unwrap();
         assert_eq!(answer.into_inner().status, 1, "{service}");
     }
     use tonic_reflection::pb::v1 as reflection;
     let request = reflection::ServerReflectionRequest {
-        message_request: Some(reflection::server_reflection_request::MessageRequest::ListServices(String::new())),
+        message_request: Some(
+            reflection::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
         ..Default::default()
     };
     let mut client = reflection::server_reflection_client::ServerReflectionClient::new(channel);
-    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    let mut answers = client
+        .server_reflection_info(stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
     let answer = format!("{:?}", answers.message().await.unwrap().unwrap());
-    assert!(answer.contains("swarm.v1.Backend") && !answer.contains("swarm.agent"), "{answer}");
+    assert!(
+        answer.contains("swarm.v1.Backend") && !answer.contains("swarm.agent"),
+        "{answer}"
+    );
 }

@@ -48,6 +48,7 @@ pub(crate) enum End {
 pub(crate) struct Console {
     inputs: mpsc::Sender<Input>,
     detached: mpsc::Receiver<()>,
+    wants_raw: bool,
     raw: Option<RawMode>,
     signals: [(i32, Signal); 4],
     window: Signal,
@@ -55,7 +56,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Takes them over. With `tty`, a terminal on standard input is in raw mode until the console is dropped.
+    /// Takes them over. The terminal stays as it is until [`Console::follow`], so that ctrl-c ends a wait.
     pub(crate) fn open(tty: bool, stdin: Stdin) -> Result<(Self, BoxStream<Input>)> {
         let (inputs, receiver) = mpsc::channel(WAITING);
         let (detach, detached) = mpsc::channel(1);
@@ -69,11 +70,9 @@ impl Console {
             take(SignalKind::quit())?,
         ];
         let window = signal(SignalKind::window_change())?;
-        let raw = (tty && stdin != Stdin::Ignored && terminal::has_input())
-            .then(RawMode::enter)
-            .transpose()?;
+        let wants_raw = tty && stdin != Stdin::Ignored && terminal::has_input();
         if stdin != Stdin::Ignored {
-            let keys = raw.is_some().then(DetachKeys::default);
+            let keys = wants_raw.then(DetachKeys::default);
             let (inputs, close) = (inputs.clone(), stdin == Stdin::Passed);
             std::thread::Builder::new()
                 .name("stdin".into())
@@ -82,12 +81,21 @@ impl Console {
         let console = Self {
             inputs,
             detached,
-            raw,
+            wants_raw,
+            raw: None,
             signals,
             window,
             interrupts: 0,
         };
         Ok((console, ReceiverStream::new(receiver).boxed()))
+    }
+
+    /// The process is there: with a terminal, every key is its own from now on, until the console is dropped.
+    fn connected(&mut self) -> Result<()> {
+        if self.wants_raw {
+            self.raw = Some(RawMode::enter()?);
+        }
+        Ok(())
     }
 
     /// Waits for what the process cannot be told as input: a signal, or that the user detaches. A new window size is
@@ -110,11 +118,12 @@ impl Console {
         }
     }
 
-    /// Writes what the process puts out until it ends, or the user has enough of it.
+    /// Writes what the process puts out, its terminal in raw mode, until it ends, or the user has enough of it.
     pub(crate) async fn follow(
         &mut self,
         output: &mut BoxStream<swarm_api::Result<Output>>,
     ) -> Result<End> {
+        self.connected()?;
         let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
         loop {
             let item = tokio::select! {
@@ -243,7 +252,11 @@ fn read_input(
             Some(keys) => keys.filter(&piece[..count]),
             None => (piece[..count].to_vec(), false),
         };
-        if !typed.is_empty() && inputs.blocking_send(Input::Stdin(Bytes::from(typed))).is_err() {
+        if !typed.is_empty()
+            && inputs
+                .blocking_send(Input::Stdin(Bytes::from(typed)))
+                .is_err()
+        {
             return;
         }
         if detached {

@@ -57,7 +57,12 @@ pub(crate) fn start_code(message: &str) -> i32 {
     let says = |words: &[&str]| words.iter().any(|w| message.contains(w));
     if says(&["permission denied", "not executable", "exec format"]) {
         NOT_EXECUTABLE
-    } else if says(&["no such file", "not found in", "executable file not found", "no such program"]) {
+    } else if says(&[
+        "no such file",
+        "not found in",
+        "executable file not found",
+        "no such program",
+    ]) {
         NO_PROGRAM
     } else {
         AGENT

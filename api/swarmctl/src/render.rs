@@ -5,8 +5,8 @@ use std::time::Duration;
 use swarm_api::backend::Stats;
 use swarm_api::control::Token;
 use swarm_api::model::{
-    Availability, Endpoint, Event, EventAction, Image, Info, Lookup, Network, Node, NodeHealth, NodeRole, Object,
-    RaftStatus, Scope, Service, Task, TaskState, Timestamp, format_bytes,
+    Availability, Endpoint, Event, EventAction, Image, Info, Lookup, Network, Node, NodeHealth,
+    NodeRole, Object, RaftStatus, Scope, Service, Task, TaskState, Timestamp, format_bytes,
 };
 
 /// The time now.
@@ -30,7 +30,10 @@ fn ago(then: Timestamp, now: Timestamp) -> String {
     if then.0 == 0 {
         return "-".into();
     }
-    format!("{} ago", duration(Duration::from_secs(now.since(then).as_secs())))
+    format!(
+        "{} ago",
+        duration(Duration::from_secs(now.since(then).as_secs()))
+    )
 }
 
 /// A time with date, in UTC, to the millisecond.
@@ -46,7 +49,13 @@ fn dash(text: String) -> String {
 }
 
 fn join<T: ToString>(values: &[T]) -> String {
-    dash(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    dash(
+        values
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    )
 }
 
 fn short(text: &str) -> String {
@@ -86,7 +95,18 @@ pub(crate) fn objects(objects: &[Object], now: Timestamp) -> String {
 
 fn nodes(nodes: &[&Node]) -> String {
     table(
-        &["NAME", "HEALTH", "AVAILABILITY", "ROLE", "RAFT", "ADDRESS", "CPUS", "MEMORY", "VERSION", "LABELS"],
+        &[
+            "NAME",
+            "HEALTH",
+            "AVAILABILITY",
+            "ROLE",
+            "RAFT",
+            "ADDRESS",
+            "CPUS",
+            "MEMORY",
+            "VERSION",
+            "LABELS",
+        ],
         nodes.iter().map(|n| {
             vec![
                 n.name.clone(),
@@ -112,7 +132,12 @@ fn nodes(nodes: &[&Node]) -> String {
                 n.capacity.cpus.to_string(),
                 format_bytes(n.capacity.memory),
                 n.version.clone(),
-                join(&n.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()),
+                join(
+                    &n.labels
+                        .iter()
+                        .map(|(k, v)| format!("{k}={v}"))
+                        .collect::<Vec<_>>(),
+                ),
             ]
         }),
     )
@@ -158,14 +183,25 @@ fn state(task: &Task, now: Timestamp) -> String {
     if status.state == TaskState::Failed
         && let Some(exit) = status.exit
     {
-        text.push_str(&format!(" ({}{})", exit.code, if exit.oom_killed { ", out of memory" } else { "" }));
+        text.push_str(&format!(
+            " ({}{})",
+            exit.code,
+            if exit.oom_killed {
+                ", out of memory"
+            } else {
+                ""
+            }
+        ));
     }
     if status.state.is_final() {
         if let Some(then) = status.finished_at {
             text.push_str(&format!(" {}", ago(then, now)));
         }
     } else if let Some(then) = status.started_at {
-        text.push_str(&format!(" {}", duration(Duration::from_secs(now.since(then).as_secs()))));
+        text.push_str(&format!(
+            " {}",
+            duration(Duration::from_secs(now.since(then).as_secs()))
+        ));
     }
     text
 }
@@ -179,7 +215,11 @@ fn images(images: &[&Image], now: Timestamp) -> String {
                 short(&i.digest),
                 i.layers.len().to_string(),
                 format_bytes(i.size),
-                if i.builtin { "built in".into() } else { ago(i.created_at, now) },
+                if i.builtin {
+                    "built in".into()
+                } else {
+                    ago(i.created_at, now)
+                },
             ]
         }),
     )
@@ -189,7 +229,12 @@ fn networks(networks: &[&Network], now: Timestamp) -> String {
     table(
         &["NAME", "SUBNET", "VNI", "CREATED"],
         networks.iter().map(|n| {
-            vec![n.name.clone(), n.subnet.to_string(), n.vni.to_string(), ago(n.created_at, now)]
+            vec![
+                n.name.clone(),
+                n.subnet.to_string(),
+                n.vni.to_string(),
+                ago(n.created_at, now),
+            ]
         }),
     )
 }
@@ -202,7 +247,12 @@ pub(crate) fn lookup(lookup: &Lookup) -> String {
     table(
         &["TASK", "NODE", "ADDRESS", "PORTS"],
         lookup.endpoints.iter().map(|e: &Endpoint| {
-            vec![e.task.clone(), e.node_name.clone(), join(&e.addresses), join(&e.ports)]
+            vec![
+                e.task.clone(),
+                e.node_name.clone(),
+                join(&e.addresses),
+                join(&e.ports),
+            ]
         }),
     )
 }
@@ -221,13 +271,17 @@ pub(crate) fn tokens(tokens: &[Token], now: Timestamp) -> String {
 /// One round of statistics. `before` is the round before it: the processor's share is the difference.
 pub(crate) fn stats(before: &[Stats], round: &[Stats]) -> String {
     table(
-        &["TASK", "NODE", "CPU", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "RECEIVED", "SENT"],
+        &[
+            "TASK", "NODE", "CPU", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "RECEIVED", "SENT",
+        ],
         round.iter().map(|s| {
             let earlier = before.iter().find(|b| b.task_id == s.task_id);
             vec![
                 s.task.clone(),
                 s.node_name.clone(),
-                earlier.and_then(|b| share(b, s)).unwrap_or_else(|| "-".into()),
+                earlier
+                    .and_then(|b| share(b, s))
+                    .unwrap_or_else(|| "-".into()),
                 format!("{:.1}s", s.cpu_ns as f64 / 1e9),
                 format_bytes(s.memory),
                 s.memory_limit.map_or_else(|| "-".into(), format_bytes),
@@ -252,7 +306,12 @@ pub(crate) fn event(event: &Event) -> String {
         EventAction::Updated => "updated",
         EventAction::Removed => "removed",
     };
-    let mut line = format!("{} {} {} {action}", time(event.time), event.kind, event.name);
+    let mut line = format!(
+        "{} {} {} {action}",
+        time(event.time),
+        event.kind,
+        event.name
+    );
     for (key, value) in &event.attributes {
         line.push_str(&format!(" {key}={}", quoted(value)));
     }
@@ -278,7 +337,10 @@ pub(crate) fn status(info: &Info, nodes: &[Node]) -> String {
     let mut lines = vec![format!("Node:     {}", dash(info.node_name.clone()))];
     match (info.scope, &info.cluster) {
         (Scope::Cluster, Some(cluster)) => {
-            let down = nodes.iter().filter(|n| n.health == NodeHealth::Down).count();
+            let down = nodes
+                .iter()
+                .filter(|n| n.health == NodeHealth::Down)
+                .count();
             lines.push(format!("Cluster:  {cluster}"));
             lines.push(format!("Nodes:    {} ({down} down)", nodes.len()));
             lines.push(format!(
@@ -287,7 +349,10 @@ pub(crate) fn status(info: &Info, nodes: &[Node]) -> String {
             ));
             let voters: Vec<String> = info.voters.iter().map(|v| name(*v)).collect();
             lines.push(format!("Voters:   {}", join(&voters)));
-            lines.push(format!("Log:      term {}, index {}", info.term, info.applied));
+            lines.push(format!(
+                "Log:      term {}, index {}",
+                info.term, info.applied
+            ));
         }
         _ => lines.push("Cluster:  none".into()),
     }
@@ -308,7 +373,10 @@ mod tests {
             service: "web".into(),
             service_id: Id::from_u64(2),
             slot: 1,
-            spec: TaskSpec { image: "whoami".into(), ..TaskSpec::default() },
+            spec: TaskSpec {
+                image: "whoami".into(),
+                ..TaskSpec::default()
+            },
             node: None,
             node_name: String::new(),
             addresses: Vec::new(),
@@ -336,7 +404,10 @@ mod tests {
         assert_eq!(state(&task, Timestamp(301_000)), "running 5m");
         task.status.state = TaskState::Failed;
         task.status.finished_at = Some(Timestamp(300_000));
-        task.status.exit = Some(ExitStatus { code: 3, ..ExitStatus::default() });
+        task.status.exit = Some(ExitStatus {
+            code: 3,
+            ..ExitStatus::default()
+        });
         assert_eq!(state(&task, Timestamp(302_000)), "failed (3) 2s ago");
     }
 
@@ -349,13 +420,24 @@ mod tests {
 
     #[test]
     fn times_are_utc_to_the_millisecond() {
-        assert_eq!(time(Timestamp(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
+        assert_eq!(
+            time(Timestamp(1_700_000_000_123)),
+            "2023-11-14T22:13:20.123Z"
+        );
     }
 
     #[test]
     fn the_processor_s_share_is_of_one_processor() {
-        let before = Stats { cpu_ns: 0, time: Timestamp(1_000), ..Stats::default() };
-        let after = Stats { cpu_ns: 1_500_000_000, time: Timestamp(2_000), ..Stats::default() };
+        let before = Stats {
+            cpu_ns: 0,
+            time: Timestamp(1_000),
+            ..Stats::default()
+        };
+        let after = Stats {
+            cpu_ns: 1_500_000_000,
+            time: Timestamp(2_000),
+            ..Stats::default()
+        };
         assert_eq!(share(&before, &after).unwrap(), "150.0 %");
         assert_eq!(share(&after, &after), None);
     }

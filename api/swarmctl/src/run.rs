@@ -40,7 +40,11 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<i32> {
 async fn foreground(client: &Client, spec: ServiceSpec) -> Result<i32> {
     client.create(Create::Service(spec.clone())).await?;
     let name = format!("{}.1", spec.name);
-    let stdin = if spec.task.stdin { Stdin::Passed } else { Stdin::Ignored };
+    let stdin = if spec.task.stdin {
+        Stdin::Passed
+    } else {
+        Stdin::Ignored
+    };
     let (mut console, input) = Console::open(spec.task.tty, stdin)?;
     let options = AttachOptions {
         replay: true,

@@ -8,9 +8,15 @@ const NAMES: [&str; 31] = [
 
 /// Reads `KILL`, `SIGKILL`, `kill` or `9`.
 pub(crate) fn parse(text: &str) -> Result<i32, String> {
-    let bad = || format!("\"{text}\" is not a signal: write a name such as TERM or a number from 1 to 64");
+    let bad = || {
+        format!("\"{text}\" is not a signal: write a name such as TERM or a number from 1 to 64")
+    };
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };
+        return if (1..=64).contains(&number) {
+            Ok(number)
+        } else {
+            Err(bad())
+        };
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -27,7 +33,13 @@ mod tests {
 
     #[test]
     fn a_signal_is_read_by_name_and_number() {
-        for (text, number) in [("KILL", 9), ("sigterm", 15), ("USR1", 10), ("64", 64), ("SYS", 31)] {
+        for (text, number) in [
+            ("KILL", 9),
+            ("sigterm", 15),
+            ("USR1", 10),
+            ("64", 64),
+            ("SYS", 31),
+        ] {
             assert_eq!(parse(text), Ok(number), "{text}");
         }
         for bad in ["", "0", "65", "-1", "NOPE", "SIG"] {

@@ -15,7 +15,9 @@ fn render(
     width: Option<u16>,
 ) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
     match width {
         Some(width) => table
             .set_content_arrangement(ContentArrangement::Dynamic)
@@ -37,8 +39,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_nothing_trails() {
-        let rows = [["web.1", "host1"], ["longer.12", "h"]]
-            .map(|row| row.map(str::to_owned).to_vec());
+        let rows =
+            [["web.1", "host1"], ["longer.12", "h"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(
             render(&["NAME", "NODE"], rows, None),
             "NAME       NODE\nweb.1      host1\nlonger.12  h\n"

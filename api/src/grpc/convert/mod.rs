@@ -44,8 +44,7 @@ where
 
 /// Narrows a number.
 pub(crate) fn narrow<T: TryFrom<u32>>(field: &str, number: u32) -> Result<T> {
-    T::try_from(number)
-        .map_err(|_| Error::Invalid(format!("`{field}` is out of range: {number}")))
+    T::try_from(number).map_err(|_| Error::Invalid(format!("`{field}` is out of range: {number}")))
 }
 
 pub(crate) fn node_id(field: &str, text: Option<String>) -> Result<Option<NodeId>> {

@@ -26,7 +26,9 @@ impl TryFrom<v1::Port> for Port {
 
     fn try_from(p: v1::Port) -> Result<Self> {
         let number = |n: u32| match narrow::<u16>("port", n)? {
-            0 => Err(Error::Invalid("a port of 0 is no port: use 1 to 65535".into())),
+            0 => Err(Error::Invalid(
+                "a port of 0 is no port: use 1 to 65535".into(),
+            )),
             n => Ok(n),
         };
         Ok(Self {

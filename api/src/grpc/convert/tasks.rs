@@ -1,8 +1,6 @@
 //! Tasks.
 
-use super::{
-    addresses, each, enumeration, into_each, need, node_id, parse, present, texts, time,
-};
+use super::{addresses, each, enumeration, into_each, need, node_id, parse, present, texts, time};
 use crate::model::{
     Cpus, DesiredState, ExitStatus, Id, Mount, MountSource, NetworkMode, Resources, Task, TaskSpec,
     TaskState, TaskStatus, Timestamp,

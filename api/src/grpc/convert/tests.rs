@@ -83,7 +83,16 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
         option::of(any::<u64>()),
     )
         .prop_map(
-            |(texts, flags, mounts, (memory, cpus, pids), constraints, network, signal, timeout)| {
+            |(
+                texts,
+                flags,
+                mounts,
+                (memory, cpus, pids),
+                constraints,
+                network,
+                signal,
+                timeout,
+            )| {
                 let (image, entrypoint, args, env, user, working_dir, hostname) = texts;
                 let [tty, stdin, read_only, user_namespace] = flags;
                 TaskSpec {
@@ -171,15 +180,17 @@ fn task() -> impl Strategy<Value = Task> {
         option::of(any::<u64>()),
         any::<u64>(),
     )
-        .prop_map(|(state, message, exit, pid, started, finished, observed)| TaskStatus {
-            state,
-            message,
-            exit,
-            pid,
-            started_at: started.map(Timestamp),
-            finished_at: finished.map(Timestamp),
-            observed_at: Timestamp(observed),
-        });
+        .prop_map(
+            |(state, message, exit, pid, started, finished, observed)| TaskStatus {
+                state,
+                message,
+                exit,
+                pid,
+                started_at: started.map(Timestamp),
+                finished_at: finished.map(Timestamp),
+                observed_at: Timestamp(observed),
+            },
+        );
     let desired = some(&[
         DesiredState::Running,
         DesiredState::Shutdown,
@@ -225,11 +236,7 @@ fn node() -> impl Strategy<Value = Node> {
             Availability::Drain,
         ]),
         some(&[NodeHealth::Ready, NodeHealth::Down]),
-        some(&[
-            RaftStatus::Leader,
-            RaftStatus::Voter,
-            RaftStatus::Observer,
-        ]),
+        some(&[RaftStatus::Leader, RaftStatus::Voter, RaftStatus::Observer]),
         option::of(any::<(std::net::IpAddr, u16)>()),
         btree_map(text(), text(), 0..3),
         text(),

@@ -16,13 +16,18 @@ use swarm_api::model::{Availability, NodeRole, Timestamp, parse_duration};
 
 /// Runs containers on a cluster of hosts, from any one of them.
 #[derive(Debug, Parser)]
-#[command(name = "swarmctl", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "swarmctl",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   swarmctl init                                    make a cluster of this host
   swarmctl token create --role manager             how other hosts join it
   swarmctl run -d --name web --replicas 3 -p 8080:80 whoami
   swarmctl ps                                      what runs, and where
-  swarmctl --host local ps                         what runs on this host alone")]
+  swarmctl --host local ps                         what runs on this host alone"
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -34,7 +39,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The agent to ask: unix:///PATH, http://HOST:PORT, or `local` for this host's own runtime
-    #[arg(long, global = true, value_name = "URL", env = "SWARM_HOST", default_value = "unix:///run/swarmd/cluster.sock")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SWARM_HOST",
+        default_value = "unix:///run/swarmd/cluster.sock"
+    )]
     pub(crate) host: String,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
@@ -62,7 +73,9 @@ pub(crate) enum Command {
         advertise_addr: Option<IpAddr>,
     },
     /// Join the cluster of another host
-    #[command(after_help = "Example, with a token from `swarmctl token create`:\n  swarmctl join --token TOKEN 192.168.1.10:7946")]
+    #[command(
+        after_help = "Example, with a token from `swarmctl token create`:\n  swarmctl join --token TOKEN 192.168.1.10:7946"
+    )]
     Join {
         /// A token of that cluster
         #[arg(long)]
@@ -92,7 +105,9 @@ pub(crate) enum Command {
     /// Run containers of an image: a service
     Run(Box<RunArgs>),
     /// List tasks
-    #[command(after_help = "Examples:\n  swarmctl ps -a web\n  swarmctl ps --node host2\n  swarmctl -o json ps")]
+    #[command(
+        after_help = "Examples:\n  swarmctl ps -a web\n  swarmctl ps --node host2\n  swarmctl -o json ps"
+    )]
     Ps {
         /// Ended ones as well
         #[arg(short, long)]
@@ -109,7 +124,9 @@ pub(crate) enum Command {
         name: String,
     },
     /// Show what a task, or a service's tasks, have put out
-    #[command(after_help = "Examples:\n  swarmctl logs -f --tail 10 web\n  swarmctl logs --since 5m web.1")]
+    #[command(
+        after_help = "Examples:\n  swarmctl logs -f --tail 10 web\n  swarmctl logs --since 5m web.1"
+    )]
     Logs {
         /// Wait for more, until the tasks have ended
         #[arg(short, long)]
@@ -211,7 +228,9 @@ ctrl-c is sent to the task; a second one kills it, a third one ends swarmctl.")]
         name: String,
     },
     /// Print a completion script
-    #[command(after_help = "Example:\n  swarmctl completion bash > /etc/bash_completion.d/swarmctl")]
+    #[command(
+        after_help = "Example:\n  swarmctl completion bash > /etc/bash_completion.d/swarmctl"
+    )]
     Completion {
         /// For this shell
         shell: clap_complete::Shell,
@@ -238,7 +257,12 @@ pub(crate) struct ExecArgs {
     /// The task
     pub(crate) task: String,
     /// Program and arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     pub(crate) command: Vec<String>,
 }
 
@@ -274,7 +298,9 @@ pub(crate) enum NodeCommand {
         names: Vec<String>,
     },
     /// Change a host's availability or labels
-    #[command(after_help = "Examples:\n  swarmctl node update --availability drain host2\n  swarmctl node update --label disk=ssd --label-rm old host3")]
+    #[command(
+        after_help = "Examples:\n  swarmctl node update --availability drain host2\n  swarmctl node update --label disk=ssd --label-rm old host3"
+    )]
     Update {
         /// active, pause (no new tasks) or drain (tasks move away)
         #[arg(long, value_parser = values::availability)]

@@ -99,7 +99,11 @@ pub(crate) struct RunArgs {
     /// The image: NAME or NAME:TAG
     pub(crate) image: String,
     /// In place of the image's command
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     pub(crate) command: Vec<String>,
 }
 

@@ -20,9 +20,14 @@ fn the_definition_is_sound() {
 
 #[test]
 fn what_follows_the_image_is_the_command_also_flags() {
-    let spec = spec(&["run", "-d", "busybox", "-x", "-d", "--rm", "-o", "json", "--", "a"]);
+    let spec = spec(&[
+        "run", "-d", "busybox", "-x", "-d", "--rm", "-o", "json", "--", "a",
+    ]);
     assert_eq!(spec.task.image, "busybox");
-    assert_eq!(spec.task.args, ["-x", "-d", "--rm", "-o", "json", "--", "a"]);
+    assert_eq!(
+        spec.task.args,
+        ["-x", "-d", "--rm", "-o", "json", "--", "a"]
+    );
     assert!(!spec.auto_remove);
     let Command::Exec(exec) = parsed(&["exec", "-it", "box.1", "sh", "-c", "-i"]).unwrap() else {
         panic!("not exec");
@@ -34,9 +39,36 @@ fn what_follows_the_image_is_the_command_also_flags() {
 #[test]
 fn the_flags_of_run_reach_the_specification() {
     let spec = spec(&[
-        "run", "--rm", "-it", "--name", "web", "-e", "A=b", "-p", "8080:80", "-v", "data:/d:ro", "--tmpfs", "/t",
-        "--memory", "64m", "--cpus", "0.5", "--pids", "9", "--constraint", "node.name==h", "--network", "none",
-        "--label", "x=y", "--stop-timeout", "3s", "--entrypoint", "a b", "img",
+        "run",
+        "--rm",
+        "-it",
+        "--name",
+        "web",
+        "-e",
+        "A=b",
+        "-p",
+        "8080:80",
+        "-v",
+        "data:/d:ro",
+        "--tmpfs",
+        "/t",
+        "--memory",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--pids",
+        "9",
+        "--constraint",
+        "node.name==h",
+        "--network",
+        "none",
+        "--label",
+        "x=y",
+        "--stop-timeout",
+        "3s",
+        "--entrypoint",
+        "a b",
+        "img",
     ]);
     assert_eq!(spec.name, "web");
     assert!(spec.auto_remove && spec.task.tty && spec.task.stdin);
@@ -59,7 +91,10 @@ fn only_a_detached_service_is_restarted_by_default() {
     assert_eq!(restart(&["run", "-d", "i"]), Restart::OnFailure);
     assert_eq!(restart(&["run", "-d", "--rm", "i"]), Restart::Never);
     assert_eq!(restart(&["run", "i"]), Restart::Never);
-    assert_eq!(restart(&["run", "--restart", "always", "i"]), Restart::Always);
+    assert_eq!(
+        restart(&["run", "--restart", "always", "i"]),
+        Restart::Always
+    );
 }
 
 #[test]
@@ -82,8 +117,14 @@ fn a_bad_value_is_named_in_the_error_s_first_line() {
 
 #[test]
 fn global_flags_may_stand_before_and_after_the_command() {
-    for line in [&["-o", "json", "--host", "local", "ps"][..], &["ps", "-o", "json", "--host", "local"]] {
+    for line in [
+        &["-o", "json", "--host", "local", "ps"][..],
+        &["ps", "-o", "json", "--host", "local"],
+    ] {
         let cli = Cli::try_parse_from([&["swarmctl"], line].concat()).unwrap();
-        assert_eq!((cli.global.output, cli.global.host.as_str()), (Format::Json, "local"));
+        assert_eq!(
+            (cli.global.output, cli.global.host.as_str()),
+            (Format::Json, "local")
+        );
     }
 }

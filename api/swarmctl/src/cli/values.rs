@@ -107,7 +107,11 @@ mod tests {
             since_at("1970-01-01T00:00:07Z", Timestamp(0)),
             Ok(Timestamp(7000))
         );
-        assert!(since_at("yesterday", Timestamp(0)).unwrap_err().contains("yesterday"));
+        assert!(
+            since_at("yesterday", Timestamp(0))
+                .unwrap_err()
+                .contains("yesterday")
+        );
     }
 
     #[test]

@@ -101,7 +101,9 @@ pub(crate) async fn create_network(
         None => None,
         Some(text) => match text.parse() {
             Ok(subnet) => Some(subnet),
-            Err(_) => bail!("\"{text}\" is not an IPv4 subnet: write ADDRESS/LENGTH, such as 10.50.0.0/16"),
+            Err(_) => bail!(
+                "\"{text}\" is not an IPv4 subnet: write ADDRESS/LENGTH, such as 10.50.0.0/16"
+            ),
         },
     };
     let spec = NetworkSpec {

@@ -53,7 +53,9 @@ pub(crate) async fn execute(cli: Cli) -> Result<i32> {
             enter::create_token(context, role, ttl).await?;
         }
         Command::Token(TokenCommand::Ls) => enter::list_tokens(context).await?,
-        Command::Token(TokenCommand::Rm { ids }) => return enter::remove_tokens(context, ids).await,
+        Command::Token(TokenCommand::Rm { ids }) => {
+            return enter::remove_tokens(context, ids).await;
+        }
         Command::Status => show::status(context).await?,
         Command::Version => return show::version(context).await,
         Command::Ps { all, node, service } => show::tasks(context, all, node, service).await?,
@@ -68,7 +70,12 @@ pub(crate) async fn execute(cli: Cli) -> Result<i32> {
         Command::Image(command) => return image(context, command).await,
         Command::Network(command) => return network(context, command).await,
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "swarmctl", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "swarmctl",
+                &mut std::io::stdout(),
+            );
         }
     }
     Ok(0)

@@ -24,7 +24,11 @@ pub(crate) async fn exec(context: &Context, args: ExecArgs) -> Result<i32> {
         stdin: args.interactive,
         size: args.tty.then(terminal::size).flatten(),
     };
-    let stdin = if args.interactive { Stdin::Passed } else { Stdin::Ignored };
+    let stdin = if args.interactive {
+        Stdin::Passed
+    } else {
+        Stdin::Ignored
+    };
     let (mut console, input) = Console::open(args.tty, stdin)?;
     let started = tokio::select! {
         started = client.exec(args.task.clone(), spec, input) => started,
@@ -64,7 +68,11 @@ pub(crate) async fn attach(
         Object::Task(task) => (task.spec.tty, task.spec.stdin),
         _ => (false, true),
     };
-    let stdin = if open && !no_stdin { Stdin::PassedOpen } else { Stdin::Ignored };
+    let stdin = if open && !no_stdin {
+        Stdin::PassedOpen
+    } else {
+        Stdin::Ignored
+    };
     let (mut console, input) = Console::open(tty, stdin)?;
     let options = AttachOptions {
         replay,
