@@ -35,7 +35,7 @@ pub(crate) fn a_service_that_removes_itself_leaves_nothing() {
         site.create(spec).await;
         let (out, _, exit) = site.attach("short.1").await.unwrap();
         assert_eq!((out.as_str(), exit.code), ("short\n", 2));
-        site.until("it is gone", |tasks| tasks.is_empty()).await;
+        site.until("it is gone", <[_]>::is_empty).await;
         let gone = site
             .host
             .get(Kind::Service, "short".into(), Default::default())
@@ -130,7 +130,7 @@ pub(crate) fn a_service_is_scaled_and_removed() {
             .remove(Kind::Service, "web".into(), false)
             .await
             .unwrap();
-        site.until("all is gone", |t| t.is_empty()).await;
+        site.until("all is gone", <[_]>::is_empty).await;
         site
     });
 }
