@@ -9,7 +9,7 @@ mod streams;
 use crate::cli::{
     Cli, Command, ImageCommand, NetworkCommand, NodeCommand, ServiceCommand, TokenCommand,
 };
-use crate::context::Context;
+use crate::context::{Context, out};
 use crate::failure;
 use anyhow::Result;
 use clap::CommandFactory;
@@ -70,12 +70,10 @@ pub(crate) async fn execute(cli: Cli) -> Result<i32> {
         Command::Image(command) => return image(context, command).await,
         Command::Network(command) => return network(context, command).await,
         Command::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "swarmctl",
-                &mut std::io::stdout(),
-            );
+            // Not straight to standard output: clap_complete panics where that is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "swarmctl", &mut script);
+            out(&String::from_utf8_lossy(&script))?;
         }
     }
     Ok(0)
