@@ -71,6 +71,62 @@ fn no_symbolic_link_of_the_image_is_followed_under_dev_proc_and_sys() {
     });
 }
 
+/// CVE-2026-41579: an image whose /dev leads out of it, in a container without a mount on /dev: what is removed and made there
+/// (`ptmx`, `fd`, …) must not be the host's.
+#[test]
+fn device_links_are_not_made_through_a_dev_of_the_image_that_leads_elsewhere() {
+    alone(|| {
+        let world = World::new();
+        let outside = world.path("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("ptmx"), "the host's").unwrap();
+        symlink(&outside, world.path("image/dev")).unwrap();
+        let error = world.try_run(without_dev(world.sh("true"))).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        assert_eq!(
+            fs::read_to_string(outside.join("ptmx")).unwrap(),
+            "the host's"
+        );
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    });
+}
+
+/// CVE-2025-52565, 2026-88264: the terminal must not be put where a link of the image leads to.
+#[test]
+fn a_console_of_the_image_that_is_a_link_is_refused() {
+    alone(|| {
+        let world = World::new();
+        fs::create_dir(world.path("image/dev")).unwrap();
+        symlink("/etc/name", world.path("image/dev/console")).unwrap();
+        let mut spec = without_dev(world.sh("true"));
+        spec = add_mount(
+            spec,
+            json!({"destination": "/dev/pts", "type": "devpts", "options": ["newinstance", "ptmxmode=0666"]}),
+        );
+        let stdio = swarm_runtime::container::Stdio::Terminal { size: None };
+        let error = swarm_runtime::container::create(world.setup(spec, stdio)).unwrap_err();
+        assert!(error.to_string().contains("/dev/console"), "{error}");
+        // And a ptmx that is not of a devpts makes no terminal.
+        let world = World::new();
+        fs::create_dir_all(world.path("image/dev/pts")).unwrap();
+        fs::write(world.path("image/dev/pts/ptmx"), "").unwrap();
+        let stdio = swarm_runtime::container::Stdio::Terminal { size: None };
+        let error =
+            swarm_runtime::container::create(world.setup(without_dev(world.sh("true")), stdio))
+                .unwrap_err();
+        assert!(error.to_string().contains("devpts"), "{error}");
+    });
+}
+
+/// A spec whose container sees the image's own /dev.
+fn without_dev(mut spec: serde_json::Value) -> serde_json::Value {
+    spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+    spec
+}
+
 /// CVE-2025-31133: a /dev/null that is something else must not hide paths.
 #[test]
 fn a_dev_null_of_the_image_is_not_trusted() {
