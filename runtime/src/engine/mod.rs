@@ -23,7 +23,7 @@ use oci_spec::runtime::{Process, Spec};
 use std::{
     collections::HashMap,
     fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -54,6 +54,8 @@ pub struct Engine {
 struct Inner {
     config: EngineConfig,
     boot: String,
+    /// The agent's own file, where that is what shims are started from.
+    sealed: Option<OwnedFd>,
     containers: Mutex<HashMap<String, Entry>>,
     events: broadcast::Sender<(String, ContainerState)>,
 }
@@ -93,6 +95,7 @@ impl Engine {
         let found = futures_util::future::try_join_all(recovering).await?;
         Ok(Self {
             inner: Arc::new(Inner {
+                sealed: spawn::seal(&config),
                 config,
                 boot,
                 containers: Mutex::new(found.into_iter().collect()),
@@ -132,7 +135,8 @@ impl Engine {
         let config = &self.inner.config;
         let (dir, run) = (self.dir(id), config.run_dir.join(id));
         let boot = self.inner.boot.clone();
-        match spawn::spawn(config, &dir, &run, spec, launch, boot).await {
+        let program = spawn::program(config, self.inner.sealed.as_ref());
+        match spawn::spawn(program, &dir, &run, spec, launch, boot).await {
             Ok(spawned) => {
                 let state: ContainerState = spawned.opened.phase.into();
                 let events = self.inner.events.clone();

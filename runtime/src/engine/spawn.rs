@@ -3,21 +3,26 @@
 use super::connection::{self, Reader, Writer, socket_path};
 use super::types::EngineConfig;
 use super::{cleanup, recover::Order};
+use crate::container;
 use crate::shim::files;
 use crate::shim::launch::Launch;
 use crate::shim::protocol::{Opened, Phase};
 use crate::{Error, Result};
 use oci_spec::runtime::Spec;
 use std::{
+    ffi::OsString,
     fs::{self, DirBuilder, File},
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     os::unix::fs::DirBuilderExt,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::Stdio,
 };
 use tokio::process::{Child, Command};
+
+/// The running program's own file, also when that was replaced.
+const OWN: &str = "/proc/self/exe";
 
 /// A shim that has made its container.
 pub(super) struct Spawned {
@@ -29,10 +34,32 @@ pub(super) struct Spawned {
     pub(super) child: Child,
 }
 
+/// The agent's own file, read-only for whoever gets hold of it through the shim that runs from it
+/// (CVE-2019-5736), where shims are started from that. An older kernel goes without.
+pub(super) fn seal(config: &EngineConfig) -> Option<OwnedFd> {
+    if config.shim.first().is_none_or(|program| program != OWN) {
+        return None;
+    }
+    container::readonly_self()
+        .inspect_err(
+            |error| tracing::warn!(%error, "shims run from a file that could be written to"),
+        )
+        .ok()
+}
+
+/// What to start: program and arguments.
+pub(super) fn program(config: &EngineConfig, sealed: Option<&OwnedFd>) -> Vec<OsString> {
+    let mut program = config.shim.clone();
+    if let (Some(sealed), Some(first)) = (sealed, program.first_mut()) {
+        *first = format!("/proc/self/fd/{}", sealed.as_raw_fd()).into();
+    }
+    program
+}
+
 /// Starts a shim and waits until its container is made. Whatever fails, the directories are the caller's to
 /// remove.
 pub(super) async fn spawn(
-    config: &EngineConfig,
+    program: Vec<OsString>,
     dir: &Path,
     run: &Path,
     spec: &Spec,
@@ -42,7 +69,7 @@ pub(super) async fn spawn(
     let spec = serde_json::to_vec(spec).map_err(|e| {
         Error::Invalid(format!("the container's spec cannot be put into JSON: {e}"))
     })?;
-    let (program, directory) = (config.shim.clone(), dir.to_owned());
+    let directory = dir.to_owned();
     let run = run.to_owned();
     let (ours, mut child) = cleanup::blocking(move || {
         let order = Order {
@@ -96,7 +123,7 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .map_err(|e| Error::io(format!("make the directory {}", path.display()), e))
 }
 
-fn start(program: &[std::ffi::OsString], dir: &Path, run: &Path) -> Result<(UnixStream, Child)> {
+fn start(program: &[OsString], dir: &Path, run: &Path) -> Result<(UnixStream, Child)> {
     match make_dir(run, 0o700) {
         // What a container of that name left behind when the agent was killed: no shim is behind it, or the
         // container would be known.
@@ -120,6 +147,7 @@ fn start(program: &[std::ffi::OsString], dir: &Path, run: &Path) -> Result<(Unix
         .split_first()
         .ok_or_else(|| Error::Internal("the engine was not told how to start a shim".to_owned()))?;
     let child = Command::new(program)
+        .arg0("swarmd-shim")
         .args(arguments)
         .arg("--dir")
         .arg(dir)

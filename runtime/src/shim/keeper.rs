@@ -8,7 +8,7 @@ use super::protocol::{
     self, Failure, FromShim, Kill, Open, Opened, Phase, Purpose, Resize, ToShim,
 };
 use super::streams::{Read, Streams};
-use super::{Made, read_spec, signals};
+use super::{Made, kernel, read_spec};
 use crate::container::Created;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -509,7 +509,7 @@ impl Keeper {
                     },
                 )?;
                 drop((spec, process));
-                signals::trim_memory();
+                kernel::trim_memory();
                 self.execs.push(exec);
                 self.clients[index].role = Role::Exec(id);
                 return Ok(Some(id));
@@ -600,7 +600,7 @@ impl Keeper {
                 _ => return Err(ended()),
             },
         };
-        signals::send(process, kill.signal)
+        kernel::send(process, kill.signal)
             .map_err(|e| Error::io(format!("send signal {} to container {id}", kill.signal), e))
     }
 
@@ -620,7 +620,7 @@ impl Keeper {
             return Ok(());
         }
         // Both, since the one may not know of a process that the other does.
-        let _ = signals::send(self.container.pidfd().as_fd(), libc::SIGKILL);
+        let _ = kernel::send(self.container.pidfd().as_fd(), libc::SIGKILL);
         self.container.cgroup().signal_all(libc::SIGKILL)
     }
 

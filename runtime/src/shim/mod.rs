@@ -8,6 +8,7 @@ mod client;
 mod execs;
 pub(crate) mod files;
 mod keeper;
+mod kernel;
 pub mod launch;
 pub(crate) mod log;
 pub(crate) mod protocol;
@@ -45,6 +46,7 @@ pub fn shim_main(dir: &Path) -> ExitCode {
 }
 
 fn run(dir: &Path) -> Result<()> {
+    kernel::close_inherited();
     let (control, listener) = take_descriptors()?;
     detach()?;
     let wake = signals::install()?;
@@ -52,7 +54,7 @@ fn run(dir: &Path) -> Result<()> {
     let keeper = make(dir).and_then(|made| Keeper::new(dir, made, wake, listener));
     match keeper {
         Ok(mut keeper) => {
-            signals::trim_memory();
+            kernel::trim_memory();
             control.say(&FromShim::Opened(keeper.opened(None)));
             keeper.keep(control)
         }

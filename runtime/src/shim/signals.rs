@@ -61,31 +61,3 @@ pub(super) fn install() -> Result<OwnedFd> {
         .map_err(|e| Error::io("unblock the signals", e))?;
     Ok(wake)
 }
-
-/// Gives memory that was freed back to the kernel: what making the container took is not needed again.
-pub(super) fn trim_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no other thread uses the allocator, and it would not matter if one did.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// Sends a signal, realtime ones included, to the process of that pidfd.
-pub(super) fn send(process: std::os::fd::BorrowedFd<'_>, signal: i32) -> std::io::Result<()> {
-    // SAFETY: pidfd_send_signal(2) with no siginfo and no flags reads no memory of ours.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    if sent == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
-}

@@ -116,20 +116,16 @@ pub(crate) fn a_program_that_is_not_there_is_named() {
             .engine
             .create("one", &spec, site.launch(Options::default()))
             .await;
-        if made.is_ok() {
-            let error = site.engine.start("one").await.unwrap_err();
-            assert!(error.to_string().contains("no-such-program"), "{error}");
-            let state = site.engine.wait("one").await.unwrap();
-            let ContainerState::Stopped { exit, message, .. } = state else {
-                panic!("{state:?}")
-            };
-            assert_eq!(exit.code, 127);
-            assert!(message.contains("no-such-program"), "{message}");
-            site.delete("one").await;
-        } else {
-            let error = made.unwrap_err();
-            assert!(error.to_string().contains("no-such-program"), "{error}");
-        }
+        made.unwrap();
+        let error = site.engine.start("one").await.unwrap_err();
+        assert!(error.to_string().contains("no-such-program"), "{error}");
+        let state = site.engine.wait("one").await.unwrap();
+        let ContainerState::Stopped { exit, message, .. } = state else {
+            panic!("{state:?}")
+        };
+        assert_eq!(exit.code, 127);
+        assert!(message.contains("no-such-program"), "{message}");
+        site.delete("one").await;
         assert_eq!(cgroups(&spec), Vec::<std::path::PathBuf>::new());
     });
 }
@@ -450,6 +446,29 @@ pub(crate) fn statistics_are_those_of_the_container() {
         site.attach("one", true).await.expect("ready").await;
         let stats = site.engine.stats("one").await.unwrap();
         assert!((1..=3).contains(&stats.pids), "{stats:?}");
+        site.delete("one").await;
+    });
+}
+
+pub(crate) fn an_end_for_lack_of_memory_is_told() {
+    with_site(async |site| {
+        let script = [
+            "/bin/dd",
+            "if=/dev/zero",
+            "of=/dev/null",
+            "bs=200M",
+            "count=1",
+        ];
+        let spec = serde_json::to_value(spec(&script, false)).map(|mut spec| {
+            spec["linux"]["resources"] = serde_json::json!({"memory": {"limit": 16 << 20}});
+            spec
+        });
+        let spec = serde_json::from_value(spec.unwrap()).unwrap();
+        let launch = site.launch(Options::default());
+        site.engine.create("one", &spec, launch).await.unwrap();
+        site.engine.start("one").await.unwrap();
+        let exit = site.wait("one").await;
+        assert_eq!((exit.signal, exit.oom_killed), (Some(9), true));
         site.delete("one").await;
     });
 }

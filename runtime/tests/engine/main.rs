@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         lifecycle::signals_for_the_agents_group_do_not_reach_a_shim,
         lifecycle::directories_may_have_long_names,
         lifecycle::what_was_there_before_the_hosts_restart_is_explained,
+        lifecycle::an_end_for_lack_of_memory_is_told,
         lifecycle::statistics_are_those_of_the_container,
         streams::standard_input_goes_in_until_it_is_closed,
         streams::without_standard_input_it_is_empty,

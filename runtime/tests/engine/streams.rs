@@ -145,7 +145,7 @@ pub(crate) fn a_slow_reader_gets_everything() {
                 Output::Exit(exit) => assert_eq!(exit.code, 0),
             }
             count += 1;
-            if count % 10 == 0 {
+            if count.is_multiple_of(10) {
                 // Others run meanwhile; the container has to wait.
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
