@@ -165,7 +165,10 @@ impl Settings {
                 dns.is_some(),
             ),
             cgroup_parent,
-            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log: self
+                .log
+                .or(file.log)
+                .unwrap_or_else(|| "info,openraft=warn".into()),
         })
     }
 }

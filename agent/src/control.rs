@@ -28,7 +28,11 @@ impl Control for Daemon {
 
     async fn leave(&self, force: bool) -> Result<()> {
         let mut part = self.part.lock().await;
-        part.as_ref().ok_or_else(not_in_a_cluster)?.member.leave(force).await?;
+        part.as_ref()
+            .ok_or_else(not_in_a_cluster)?
+            .member
+            .leave(force)
+            .await?;
         if let Some(part) = part.take() {
             self.give_up(part).await;
         }
@@ -51,10 +55,16 @@ impl Control for Daemon {
 impl Daemon {
     async fn member(&self) -> Result<Member> {
         let part = self.part.lock().await;
-        part.as_ref().map(|p| p.member.clone()).ok_or_else(not_in_a_cluster)
+        part.as_ref()
+            .map(|p| p.member.clone())
+            .ok_or_else(not_in_a_cluster)
     }
 
-    async fn enter(&self, member: Member, part: &mut Option<crate::daemon::Part>) -> Result<Joined> {
+    async fn enter(
+        &self,
+        member: Member,
+        part: &mut Option<crate::daemon::Part>,
+    ) -> Result<Joined> {
         let joined = Joined {
             cluster: member.cluster(),
             node: member.id(),

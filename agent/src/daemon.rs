@@ -91,7 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
     drop(ended);
     stop.cancel();
     if let Some(part) = daemon.part.lock().await.take() {
-        daemon.front.set(None);
+        daemon.front.close();
         part.end(false).await;
         part.member.shutdown().await;
     }
@@ -101,7 +101,11 @@ pub async fn run(config: Config) -> Result<()> {
     }
 }
 
-fn serve(path: &Path, routes: tonic::service::Routes, stop: &CancellationToken) -> JoinHandle<Result<()>> {
+fn serve(
+    path: &Path,
+    routes: tonic::service::Routes,
+    stop: &CancellationToken,
+) -> JoinHandle<Result<()>> {
     let (path, stop) = (path.to_owned(), stop.clone());
     tokio::spawn(async move {
         grpc::serve_unix(&path, routes, stop.cancelled_owned()).await?;
@@ -136,11 +140,20 @@ impl Daemon {
     }
 
     /// Starts what a member does.
-    pub(crate) async fn take_part(&self, member: Member, part: &mut Option<Part>) -> swarm_api::Result<()> {
-        let node = Node::start(member.clone(), Arc::clone(&self.host), self.node_config(&member)).await?;
+    pub(crate) async fn take_part(
+        &self,
+        member: Member,
+        part: &mut Option<Part>,
+    ) -> swarm_api::Result<()> {
+        let node = Node::start(
+            member.clone(),
+            Arc::clone(&self.host),
+            self.node_config(&member),
+        )
+        .await?;
         let stop = CancellationToken::new();
         let backend = ClusterBackend::new(member.clone(), Arc::clone(&self.host));
-        self.front.set(Some(Arc::new(backend)));
+        self.front.open(Arc::new(backend), node.warnings());
         *part = Some(Part {
             leader: tokio::spawn(leader::run(member.clone(), stop.clone())),
             member,
@@ -152,7 +165,7 @@ impl Daemon {
 
     /// Ends what a member does, its tasks included.
     pub(crate) async fn give_up(&self, part: Part) {
-        self.front.set(None);
+        self.front.close();
         part.end(true).await;
         part.member.shutdown().await;
         if let Err(why) = Member::forget(&self.config.data_dir) {
@@ -175,7 +188,10 @@ impl Daemon {
         let kept = self.config.data_dir.join(ADVERTISED);
         let advertise = match given.or(self.config.advertise) {
             Some(ip) => ip,
-            None => match std::fs::read_to_string(&kept).ok().and_then(|t| t.trim().parse().ok()) {
+            None => match std::fs::read_to_string(&kept)
+                .ok()
+                .and_then(|t| t.trim().parse().ok())
+            {
                 Some(ip) => ip,
                 None => address::of_default_route()?,
             },

@@ -1,6 +1,7 @@
 //! What answers on `cluster.sock`: the cluster's verbs where this host is in one, and else what to do about it.
 //! It must not know how the cluster answers.
 
+use crate::node::Warnings;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,8 +23,11 @@ pub struct Front {
     node_name: String,
 }
 
-/// A sized box, because only that can be swapped atomically.
-struct Cluster(Arc<dyn Backend>);
+/// Who answers, and what is wrong with this node's part.
+struct Cluster {
+    backend: Arc<dyn Backend>,
+    warnings: Warnings,
+}
 
 impl Front {
     /// A front without a cluster yet.
@@ -36,14 +40,20 @@ impl Front {
         }
     }
 
-    /// From now on `backend` answers, or nobody.
-    pub fn set(&self, backend: Option<Arc<dyn Backend>>) {
-        self.cluster.store(backend.map(|b| Arc::new(Cluster(b))));
+    /// From now on `backend` answers; `warnings` are told with what it says of itself.
+    pub fn open(&self, backend: Arc<dyn Backend>, warnings: Warnings) {
+        self.cluster
+            .store(Some(Arc::new(Cluster { backend, warnings })));
+    }
+
+    /// From now on nobody answers.
+    pub fn close(&self) {
+        self.cluster.store(None);
     }
 
     fn cluster(&self) -> Result<Arc<dyn Backend>> {
         match &*self.cluster.load() {
-            Some(cluster) => Ok(Arc::clone(&cluster.0)),
+            Some(cluster) => Ok(Arc::clone(&cluster.backend)),
             None => Err(not_in_a_cluster()),
         }
     }
@@ -62,9 +72,14 @@ pub fn not_in_a_cluster() -> Error {
 #[async_trait]
 impl Backend for Front {
     async fn info(&self) -> Result<Info> {
-        match self.cluster() {
-            Ok(cluster) => cluster.info().await,
-            Err(why) => Ok(Info {
+        let cluster = self.cluster.load_full();
+        match cluster {
+            Some(cluster) => {
+                let mut info = cluster.backend.info().await?;
+                info.warnings.extend(cluster.warnings.lines());
+                Ok(info)
+            }
+            None => Ok(Info {
                 scope: Scope::Host,
                 version: self.version.clone(),
                 node: None,
@@ -74,7 +89,7 @@ impl Backend for Front {
                 term: 0,
                 applied: 0,
                 voters: Vec::new(),
-                warnings: vec![why.to_string()],
+                warnings: vec![not_in_a_cluster().to_string()],
             }),
         }
     }

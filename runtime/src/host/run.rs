@@ -118,17 +118,18 @@ impl Inner {
         env: &[String],
         accounts: &Accounts,
     ) -> crate::Result<Spec> {
-        let mut env = env.to_vec();
-        env.extend([
+        let mut all = vec![
             format!("SWARM_SERVICE={}", task.service),
             format!("SWARM_TASK_NAME={}", task.name),
             format!("SWARM_TASK_ID={}", task.id),
             format!("SWARM_NODE={}", self.config.node_name),
-        ]);
+        ];
+        // Who gives the order knows better: a cluster may call this host otherwise.
+        all.extend_from_slice(env);
         oci::spec(&oci::Order {
             task,
             image,
-            env: &env,
+            env: &all,
             accounts,
             cgroup: &self.cgroup(&task.id),
             files: &self.disk.task_dir(&task.id),

@@ -123,7 +123,13 @@ fn play(show: &Show, cluster: &Cluster) -> Result<()> {
     one.wait_running("box", 1, SOON)?;
     show.ctl(
         three,
-        &["exec", "box.1", "wget", "-q", "-O", "-", "http://web/"],
+        &[
+            "exec",
+            "box.1",
+            "sh",
+            "-c",
+            r"printf 'GET / HTTP/1.0\r\n\r\n' | nc web 80",
+        ],
     )?;
 
     let lost = cluster.named(&far.node)?;

@@ -165,9 +165,12 @@ fn exec_has_a_real_terminal_that_follows_the_window() {
             shell.send("stty size\r")?;
             shell.expect("44 122", std::time::Duration::from_secs(1))
         })?;
-        // ^C reaches the program, not swarmctl.
-        shell.send("sleep 600\r")?;
+        // ^C reaches the program, not swarmctl. The shell reads lines without signals until it starts a program, and
+        // forgets what is typed ahead of a ^C: so the program is waited for, and the prompt.
+        shell.send("sh -c \"echo go''ing; exec sleep 600\"\r")?;
+        shell.expect("going", SOON)?;
         shell.send("\x03")?;
+        shell.expect("# ", SOON)?;
         shell.send("echo al''ive\r")?;
         shell.expect("alive", SOON)?;
         shell.send("exit 6\r")?;
