@@ -1,6 +1,7 @@
 //! The words between the parent and the container's process before its program runs: one packet each. Must not know what they are about.
 
 use crate::{Error, Result};
+use rustix::io::Errno;
 use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -9,6 +10,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 
 /// Longest text of one word, bytes; longer ones are cut.
@@ -33,6 +35,22 @@ pub(super) enum Word {
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
 
+/// A new socket at a path, to which `Channel::connect` connects.
+pub(super) fn gate(path: &Path) -> Result<OwnedFd> {
+    let failed = |e| Error::io(format!("make the socket {}", path.display()), e);
+    let socket = net::socket_with(
+        net::AddressFamily::UNIX,
+        net::SocketType::SEQPACKET,
+        net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(failed)?;
+    let address = net::SocketAddrUnix::new(path).map_err(failed)?;
+    net::bind(&socket, &address).map_err(failed)?;
+    net::listen(&socket, 1).map_err(failed)?;
+    Ok(socket)
+}
+
 /// Both ends of a new channel. They close at exec.
 pub(super) fn pair() -> Result<(Channel, Channel)> {
     net::socketpair(
@@ -46,6 +64,31 @@ pub(super) fn pair() -> Result<(Channel, Channel)> {
 }
 
 impl Channel {
+    /// Waits at a listening socket for somebody to connect.
+    pub(super) fn accept(gate: &OwnedFd) -> Result<Self> {
+        rustix::io::retry_on_intr(|| net::accept_with(gate, net::SocketFlags::CLOEXEC))
+            .map(Self)
+            .map_err(|e| Error::io("wait for the container's start", e))
+    }
+
+    /// Connects to such a socket; `None` if nobody waits there any more.
+    pub(super) fn connect(gate: &Path) -> Result<Option<Self>> {
+        let failed = |e| Error::io(format!("connect to {}", gate.display()), e);
+        let socket = net::socket_with(
+            net::AddressFamily::UNIX,
+            net::SocketType::SEQPACKET,
+            net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        let address = net::SocketAddrUnix::new(gate).map_err(failed)?;
+        match rustix::io::retry_on_intr(|| net::connect(&socket, &address)) {
+            Ok(()) => Ok(Some(Self(socket))),
+            Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(None),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
     /// Says a word.
     pub(super) fn send(&self, word: &Word) -> Result<()> {
         let (packet, fd) = encode(word);

@@ -1,7 +1,7 @@
 //! The parent's side of making a container: cgroup, mounts made ready, the process, its user namespace, its limits, hooks.
 
 use super::{
-    Created, Rootfs, Setup,
+    Created, Options, Rootfs, Setup,
     cgroup::Cgroup,
     channel::Word,
     hooks::{self, About, Moment},
@@ -20,14 +20,15 @@ use std::{
 };
 
 /// See `container::create`.
-pub(super) fn create(setup: &Setup) -> Result<Created> {
-    let plan = Plan::new(&setup.id, &setup.spec)?;
+pub(super) fn create(setup: &Setup, options: &Options) -> Result<Created> {
+    let mut plan = Plan::new(&setup.id, &setup.spec)?;
+    plan.process.preserve(options.preserve_fds);
     let linux = setup.spec.linux().as_ref();
     let cgroup = Cgroup::create(
         &plan.cgroup,
         linux.and_then(|linux| linux.resources().as_ref()),
     )?;
-    match launch(setup, &plan, &cgroup) {
+    match launch(setup, options, &plan, &cgroup) {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
             Ok(Created {
@@ -48,7 +49,12 @@ pub(super) fn create(setup: &Setup) -> Result<Created> {
     }
 }
 
-fn launch(setup: &Setup, plan: &Plan, cgroup: &Cgroup) -> Result<(Child, Option<OwnedFd>, About)> {
+fn launch(
+    setup: &Setup,
+    options: &Options,
+    plan: &Plan,
+    cgroup: &Cgroup,
+) -> Result<(Child, Option<OwnedFd>, About)> {
     let mounts = mounts::Plan::new(&setup.spec, !plan.user, cgroup.limits_devices())?;
     let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup)?;
     let about = About::new(&setup.id, &setup.bundle, &setup.spec);
@@ -65,6 +71,8 @@ fn launch(setup: &Setup, plan: &Plan, cgroup: &Cgroup) -> Result<(Child, Option<
         stdio: &setup.stdio,
         hooks,
         about: &about,
+        gate: options.gate.as_ref(),
+        keyring: options.session_keyring,
     };
     let entrance = cgroup.entrance()?;
     let child = joined.with(|| match &joined.user {

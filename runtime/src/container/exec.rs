@@ -1,7 +1,7 @@
 //! A further process in a running container: the same namespaces, cgroup, and attributes as the spec gives.
 
 use super::{
-    ExecTarget, Executed, Stdio,
+    ExecTarget, Executed, Options, Stdio,
     channel::{Channel, Word},
     init, plan, process, spawn, sys,
 };
@@ -11,8 +11,14 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::AsFd;
 
 /// See `container::exec`.
-pub(super) fn exec(target: &ExecTarget<'_>, process: &Process, stdio: &Stdio) -> Result<Executed> {
-    let plan = process::Plan::new(process, target.spec)?;
+pub(super) fn exec(
+    target: &ExecTarget<'_>,
+    process: &Process,
+    stdio: &Stdio,
+    options: &Options,
+) -> Result<Executed> {
+    let mut plan = process::Plan::new(process, target.spec)?;
+    plan.preserve(options.preserve_fds);
     let kinds = plan::kinds(target.spec);
     let entrance = target.cgroup.entrance().map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {

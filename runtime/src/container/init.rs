@@ -6,7 +6,7 @@ use super::{
     hooks::{self, About, Moment},
     mounts,
     plan::Plan,
-    process, sys, terminal,
+    process, spawn, sys, terminal,
 };
 use crate::{Error, Result};
 use oci_spec::runtime::Hooks;
@@ -25,6 +25,10 @@ pub(super) struct Context<'a> {
     pub(super) stdio: &'a Stdio,
     pub(super) hooks: Option<&'a Hooks>,
     pub(super) about: &'a About,
+    /// Where the process waits for its start, if not at the channel to its parent.
+    pub(super) gate: Option<&'a OwnedFd>,
+    /// The process gets a session keyring of its own.
+    pub(super) keyring: bool,
 }
 
 /// Whether the parent must run hooks before the root is changed.
@@ -38,10 +42,27 @@ pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
         Ok(()) => {}
         Err(error) => return error,
     }
-    match channel.wait() {
-        Ok(_) => {}
-        Err(error) => return error,
+    let Some(gate) = context.gate else {
+        return match channel.wait() {
+            Ok(_) => go(context),
+            Err(error) => error,
+        };
+    };
+    // Whoever made the container goes now; somebody else comes to start it.
+    loop {
+        match Channel::accept(gate) {
+            Ok(starter) => {
+                if starter.wait().is_ok() {
+                    spawn::fail(&starter, go(context))
+                }
+            }
+            Err(error) => return error,
+        }
     }
+}
+
+/// Runs the program.
+fn go(context: &Context<'_>) -> Error {
     if let Err(error) = hooks::run(
         context.hooks,
         Moment::StartContainer,
@@ -98,7 +119,14 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
     )?;
     mounts::finish(context.root, context.mounts)?;
     mounts::proc_files(&plan.sysctl)?;
+    if context.keyring {
+        sys::new_session_keyring(&context.about.id)?;
+    }
     let master = console(context.stdio, plan.process.uid, true)?;
+    if context.gate.is_some() {
+        // Whoever creates a container wants to hear of this now, not at its start.
+        plan.process.look_for_program()?;
+    }
     channel.send(&Word::Done(master))
 }
 
@@ -134,6 +162,9 @@ pub(super) fn streams(stdio: &Stdio, uid: u32) -> Result<()> {
         stderr,
     } = stdio
     else {
+        if matches!(stdio, Stdio::Inherit) {
+            process::own_streams(uid);
+        }
         return Ok(());
     };
     // Copies first: one of them may be where another one goes.

@@ -69,6 +69,17 @@ pub enum Stdio {
     },
 }
 
+/// What more `create_with` and `exec_with` are asked for.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// A socket made by `gate`: the container's process waits there for `start_at`, so that whoever created it may end before.
+    pub gate: Option<OwnedFd>,
+    /// How many descriptors after the standard streams the program gets as they are. They must be open already.
+    pub preserve_fds: u32,
+    /// The container gets a session keyring of its own.
+    pub session_keyring: bool,
+}
+
 /// What `create` needs.
 #[derive(Debug)]
 pub struct Setup {
@@ -122,7 +133,28 @@ pub struct Executed {
 ///
 /// The caller must be single-threaded: the process starts as a copy of it.
 pub fn create(setup: Setup) -> Result<Created> {
-    create::create(&setup)
+    create::create(&setup, &Options::default())
+}
+
+/// The same, with more asked for. With a gate `Created::start` is not to be used.
+pub fn create_with(setup: &Setup, options: &Options) -> Result<Created> {
+    create::create(setup, options)
+}
+
+/// A socket at a new path (at most some 100 bytes long) for `Options::gate`.
+pub fn gate(path: &Path) -> Result<OwnedFd> {
+    channel::gate(path)
+}
+
+/// Starts the container whose process waits at the gate with this path, and runs the `poststart` hooks. See `Created::start`.
+pub fn start_at(gate: &Path, spec: &Spec, id: &str, bundle: &Path, pid: i32) -> Result<()> {
+    let channel = Channel::connect(gate)?.ok_or_else(|| {
+        Error::Conflict(format!(
+            "the container {id} cannot be started: its process has ended"
+        ))
+    })?;
+    let about = About::new(id, bundle, spec);
+    start(&channel, spec.hooks().as_ref(), &about, pid)
 }
 
 impl Created {
@@ -163,31 +195,45 @@ impl Created {
                 self.about.id
             ))
         })?;
-        // Whoever has gone left its last word.
-        let sent = channel.send(&Word::Go);
-        match channel.recv()? {
-            Word::Gone => sent?,
-            Word::Failed(error) => return Err(error),
-            _ => {
-                return Err(Error::Internal(
-                    "an unexpected word of the container's process".to_owned(),
-                ));
-            }
-        }
-        hooks::run(
-            self.hooks.as_ref(),
-            Moment::Poststart,
-            &self.about,
-            Some(self.pid),
-        )
+        start(&channel, self.hooks.as_ref(), &self.about, self.pid)
     }
+}
+
+fn start(
+    channel: &Channel,
+    hooks: Option<&oci_spec::runtime::Hooks>,
+    about: &About,
+    pid: i32,
+) -> Result<()> {
+    // Whoever has gone left its last word.
+    let sent = channel.send(&Word::Go);
+    match channel.recv()? {
+        Word::Gone => sent?,
+        Word::Failed(error) => return Err(error),
+        _ => {
+            return Err(Error::Internal(
+                "an unexpected word of the container's process".to_owned(),
+            ));
+        }
+    }
+    hooks::run(hooks, Moment::Poststart, about, Some(pid))
 }
 
 /// Runs a further process in a running container. Returns once the program runs; where it cannot be run the error names it.
 ///
 /// The caller must be single-threaded: the process starts as a copy of it.
 pub fn exec(target: &ExecTarget<'_>, process: &Process, stdio: Stdio) -> Result<Executed> {
-    exec::exec(target, process, &stdio)
+    exec::exec(target, process, &stdio, &Options::default())
+}
+
+/// The same, with more asked for (a gate is not).
+pub fn exec_with(
+    target: &ExecTarget<'_>,
+    process: &Process,
+    stdio: &Stdio,
+    options: &Options,
+) -> Result<Executed> {
+    exec::exec(target, process, stdio, options)
 }
 
 /// Runs the spec's `poststop` hooks, once everything of the container has gone. A failing hook does not keep

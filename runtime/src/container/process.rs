@@ -11,7 +11,7 @@ use oci_spec::runtime::{IOPriorityClass, LinuxPersonalityDomain, PosixRlimitType
 use rustix::fs::{Mode, OFlags, fstat, open, stat};
 use std::{
     ffi::CString,
-    io,
+    io::{self, Read},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -43,6 +43,8 @@ pub(super) struct Plan {
     labels: Vec<(String, String)>,
     /// Device and inode of this very program, which no container may run.
     own: Option<(u64, u64)>,
+    /// How many descriptors after the standard streams stay open.
+    preserve: u32,
 }
 
 impl Plan {
@@ -119,7 +121,60 @@ impl Plan {
             own: stat("/proc/self/exe")
                 .ok()
                 .map(|stat| (stat.st_dev, stat.st_ino)),
+            preserve: 0,
         })
+    }
+
+    /// Keeps so many descriptors after the standard streams open for the program.
+    pub(super) fn preserve(&mut self, count: u32) {
+        self.preserve = count;
+    }
+
+    /// Whether there is a program to run, without running it. Whether the user may run it is seen then.
+    pub(super) fn look_for_program(&self) -> Result<()> {
+        let mut denied = false;
+        for program in &self.programs {
+            match stat(program.as_c_str()) {
+                Ok(found) if found.st_mode & libc::S_IFMT != libc::S_IFREG => denied = true,
+                Ok(found) if found.st_mode & 0o111 == 0 => denied = true,
+                // Not to be told: the user may see more than root does, or it is tried at the start.
+                Ok(_) | Err(rustix::io::Errno::ACCESS) => return Ok(()),
+                Err(_) => {}
+            }
+        }
+        if denied {
+            let name = self.name();
+            return Err(Error::io(
+                format!("run `{name}` in the container"),
+                rustix::io::Errno::ACCESS,
+            ));
+        }
+        // Relative ones depend on the working directory, which is entered later.
+        if self.programs.iter().any(|p| !p.as_bytes().starts_with(b"/")) {
+            return Ok(());
+        }
+        Err(self.no_program())
+    }
+
+    fn name(&self) -> String {
+        self.args
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The error's last words are those that engines look for.
+    fn no_program(&self) -> Error {
+        let name = self.name();
+        if name.contains('/') {
+            return Error::NotFound(format!(
+                "cannot run `{name}`: there is no such file in the container (no such file or directory)"
+            ));
+        }
+        Error::NotFound(format!(
+            "cannot run `{name}`: there is no such program in the container's PATH ({}): executable file not found in $PATH",
+            search_path(&self.env)
+        ))
     }
 
     /// The parent's part, for it has the rights on the host: resource limits and the OOM score of a process that does not run its
@@ -176,7 +231,7 @@ impl Plan {
         }
         sys::umask(self.umask);
         // Every descriptor but the standard streams ends with this program (CVE-2024-21626).
-        sys::cloexec_from(3).map_err(io("mark descriptors to be closed"))?;
+        sys::cloexec_from(self.preserve.saturating_add(3)).map_err(io("mark descriptors to be closed"))?;
         if let Some(filter) = self.filter.as_ref().filter(|_| !self.no_new_privileges) {
             // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter; it goes right after.
             let (effective, permitted) = (
@@ -223,19 +278,17 @@ impl Plan {
     }
 
     fn run(&self) -> Error {
-        let name = self
-            .args
-            .first()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = self.name();
         let mut denied = None;
+        let with_home = self.with_home();
+        let env = with_home.as_ref().unwrap_or(&self.env);
         for program in &self.programs {
             if self.is_own(program) {
                 return Error::Invalid(format!(
                     "`{name}` is the runtime's own program, which no container may run (CVE-2019-5736)"
                 ));
             }
-            let error = sys::execve(program, &self.args, &self.env);
+            let error = sys::execve(program, &self.args, env);
             match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) => {
                     let path = program.to_string_lossy();
@@ -252,14 +305,31 @@ impl Plan {
         }
         match denied {
             Some(error) => Error::io(format!("run `{name}` in the container"), error),
-            None if name.contains('/') => Error::NotFound(format!(
-                "cannot run `{name}`: there is no such file in the container"
-            )),
-            None => Error::NotFound(format!(
-                "cannot run `{name}`: there is no such program in the container's PATH ({})",
-                search_path(&self.env)
-            )),
+            None => self.no_program(),
         }
+    }
+
+    /// The environment with the home directory that the container's `/etc/passwd` has for the user, where the spec gives none: that
+    /// is what engines leave to the runtime.
+    fn with_home(&self) -> Option<Vec<CString>> {
+        if self.env.iter().any(|line| line.as_bytes().starts_with(b"HOME=")) {
+            return None;
+        }
+        let users = open("/etc/passwd", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            .ok()
+            .filter(|file| fstat(file).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG))
+            .and_then(|file| {
+                let mut text = Vec::new();
+                io::Read::take(std::fs::File::from(file), 1 << 20)
+                    .read_to_end(&mut text)
+                    .ok()
+                    .map(|_| text)
+            })
+            .unwrap_or_default();
+        let home = home(&String::from_utf8_lossy(&users), self.uid).unwrap_or("/".to_owned());
+        let mut env = self.env.clone();
+        env.push(CString::new(format!("HOME={home}")).ok()?);
+        Some(env)
     }
 
     /// Whether a program is this one, or a script for it.
@@ -336,6 +406,18 @@ fn programs(program: &str, env: &[String]) -> Result<Vec<CString>> {
         .map(|directory| format!("{}/{program}", directory.trim_end_matches('/')))
         .collect();
     strings(&candidates)
+}
+
+/// A user's home directory in the text of an `/etc/passwd`.
+fn home(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let found = fields.next()?.parse::<u32>() == Ok(uid);
+        fields
+            .nth(2)
+            .filter(|home| found && !home.is_empty())
+            .map(str::to_owned)
+    })
 }
 
 fn search_path(env: &[CString]) -> String {

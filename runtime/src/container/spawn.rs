@@ -140,7 +140,8 @@ pub(super) fn wait(pid: i32) {
     ) {}
 }
 
-fn fail(channel: &Channel, error: Error) -> ! {
+/// Tells what failed, and ends this process.
+pub(super) fn fail(channel: &Channel, error: Error) -> ! {
     let _ = channel.send(&Word::Failed(error));
     sys::exit(127)
 }

@@ -350,6 +350,22 @@ pub(super) fn getcwd() -> io::Result<Vec<u8>> {
     Ok(path)
 }
 
+/// A session keyring of this process's own, in place of the one it has from its parent. A kernel without keys, or a host where the
+/// user has too many of them, is no failure.
+pub(super) fn new_session_keyring(id: &str) -> crate::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
+    // SAFETY: a C string that outlives the call.
+    let joined =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) });
+    match joined {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EDQUOT)) => {
+            Err(crate::Error::io("make a session keyring for the container", e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `unshare(2)` of this thread.
 pub(super) fn unshare(kinds: u64) -> io::Result<()> {
     // SAFETY: used for namespaces only.

@@ -136,6 +136,17 @@ pub(super) fn remove(path: &Path, mut wait: impl FnMut(Duration)) -> Result<()> 
     }
 }
 
+/// Removes a cgroup that has nothing in it.
+pub(super) fn remove_now(path: &Path) -> Result<()> {
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(
+            format!("remove the cgroup {}", path.display()),
+            e,
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn remove_once(path: &Path) -> io::Result<()> {
     let gone = |e: io::Error| {
         if e.kind() == io::ErrorKind::NotFound {

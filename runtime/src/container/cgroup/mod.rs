@@ -1,7 +1,10 @@
 //! One container's control group (OCI config-linux, "Control groups"): cgroup v2, v1, and both at once (hybrid).
 //! Must not know of the container's processes beyond their membership.
 
+mod bpf;
+mod devices;
 mod files;
+mod program;
 mod resources;
 mod v1;
 mod v2;
@@ -31,13 +34,15 @@ pub struct CgroupStats {
 
 /// One container's control group, in all hierarchies that it uses.
 ///
-/// On v1 the `devices` controller keeps the container from devices that it was not given. cgroup v2 has no such
-/// controller, only an eBPF program of the kind `BPF_PROG_TYPE_CGROUP_DEVICE`: that program is not there yet (`v2::limit_devices`
-/// is its place). Until then every mount of a container on v2 but those of the devices themselves is `nodev`.
+/// Devices that the container was not given are kept from it by the `devices` controller of v1, and on v2 by an eBPF program. Where there
+/// is neither (a hybrid without that controller, a kernel without such programs) every mount of the container but those of the
+/// devices themselves is `nodev`.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: PathBuf,
     layout: Layout,
+    /// Whether a v2 cgroup has a program with device rules.
+    filtered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -72,13 +77,18 @@ impl Cgroup {
                 v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path)),
             )
         };
-        Ok(Self { path, layout })
+        Ok(Self {
+            path,
+            layout,
+            filtered: false,
+        })
     }
 
     /// Makes it and sets its limits. Nothing of it stays if that fails.
     pub(super) fn create(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
         let path = relative(path)?;
         let root = Path::new(ROOT);
+        let rules = device_rules(resources)?;
         let created = if v2::is(root) {
             let group = v2::Group::at(root, &path);
             let limits = resources
@@ -86,25 +96,31 @@ impl Cgroup {
                 .transpose()?
                 .unwrap_or_default();
             group.create()?;
-            let cgroup = Self {
+            let mut cgroup = Self {
                 path,
                 layout: Layout::Unified(group.clone()),
+                filtered: false,
             };
             let limited = group
                 .limit(root, &limits)
-                .and_then(|()| v2::limit_devices(&group, resources));
+                .and_then(|()| v2::limit_devices(&group, &rules))
+                .map(|filtered| cgroup.filtered = filtered);
             (cgroup, limited)
         } else {
-            let limits = resources
+            let mut limits = resources
                 .map(resources::v1)
                 .transpose()?
                 .unwrap_or_default();
+            if v1::has(root, "devices") {
+                limits.extend(resources::devices_v1(&rules));
+            }
             let hybrid = root.join("unified");
             let unified = v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path));
             let groups = v1::Groups::new(root, &path, &limits, unified.is_none())?;
             let cgroup = Self {
                 path,
                 layout: Layout::Legacy(groups.clone(), unified.clone()),
+                filtered: false,
             };
             let limited = unified
                 .map_or(Ok(()), |unified| unified.create())
@@ -191,6 +207,40 @@ impl Cgroup {
         }
     }
 
+    /// Whether its processes are stopped.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match &self.layout {
+            Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.is_frozen(),
+            Layout::Legacy(groups, None) => groups.is_frozen(),
+        }
+    }
+
+    /// Sets limits anew; what is not given stays as it is. Device rules that are given replace all earlier ones.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let devices = resources.devices().as_ref().is_some_and(|d| !d.is_empty());
+        let rules = device_rules(Some(resources))?;
+        match &self.layout {
+            Layout::Unified(group) => {
+                group.limit(Path::new(ROOT), &resources::v2(resources)?)?;
+                if devices && !v2::limit_devices(group, &rules)? {
+                    return Err(Error::Unsupported(
+                        "device rules cannot be changed: this kernel has no programs for them (CONFIG_CGROUP_BPF), or the \
+                         runtime may not load any"
+                            .to_owned(),
+                    ));
+                }
+                Ok(())
+            }
+            Layout::Legacy(groups, _) => {
+                let mut limits = resources::v1(resources)?;
+                if devices {
+                    limits.extend(resources::devices_v1(&rules));
+                }
+                groups.update(&limits)
+            }
+        }
+    }
+
     /// Lets them run again.
     pub fn thaw(&self) -> Result<()> {
         match &self.layout {
@@ -211,6 +261,19 @@ impl Cgroup {
                 groups.remove()
             }
         }
+    }
+
+    /// The same without waiting: an error if there is still something in it.
+    pub fn remove_now(&self) -> Result<()> {
+        let (unified, groups) = match &self.layout {
+            Layout::Unified(group) => (Some(group), None),
+            Layout::Legacy(groups, unified) => (unified.as_ref(), Some(groups)),
+        };
+        unified
+            .map(v2::Group::path)
+            .into_iter()
+            .chain(groups.into_iter().flat_map(|g| g.directories().map(|(_, path)| path)))
+            .try_for_each(files::remove_now)
     }
 
     /// The way in.
@@ -248,10 +311,15 @@ impl Cgroup {
     /// Whether devices are limited by the cgroup, so that device nodes of the container's own making do no harm.
     pub(super) fn limits_devices(&self) -> bool {
         match &self.layout {
-            Layout::Unified(_) => v2::LIMITS_DEVICES,
+            Layout::Unified(_) => self.filtered,
             Layout::Legacy(groups, _) => groups.limits_devices(),
         }
     }
+}
+
+fn device_rules(resources: Option<&LinuxResources>) -> Result<Vec<devices::Rule>> {
+    let given = resources.and_then(|resources| resources.devices().as_deref());
+    devices::rules(given.unwrap_or_default())
 }
 
 /// The path below a hierarchy's root.

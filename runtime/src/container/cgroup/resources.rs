@@ -1,11 +1,13 @@
 //! The spec's resources as values for the kernel's files (OCI config-linux, "Control groups"). Pure; what a hierarchy cannot
 //! limit is an error.
 
-use super::files;
+use super::{
+    devices::{self, Kind, Rule},
+    files,
+};
 use crate::{Error, Result};
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
-    LinuxThrottleDevice,
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice,
 };
 use std::{fs, path::Path};
 
@@ -105,7 +107,7 @@ pub(super) fn v2(resources: &LinuxResources) -> Result<Vec<Limit>> {
     Ok(limits)
 }
 
-/// For the v1 hierarchies.
+/// For the v1 hierarchies, but for the devices.
 pub(super) fn v1(resources: &LinuxResources) -> Result<Vec<Limit>> {
     let mut limits = Vec::new();
     if let Some(memory) = resources.memory() {
@@ -138,10 +140,6 @@ pub(super) fn v1(resources: &LinuxResources) -> Result<Vec<Limit>> {
         resources.unified().as_ref().is_some_and(|u| !u.is_empty()),
         "unified",
         "v1",
-    )?;
-    devices_v1(
-        resources.devices().as_deref().unwrap_or_default(),
-        &mut limits,
     )?;
     Ok(limits)
 }
@@ -393,76 +391,40 @@ fn rdma(resources: &LinuxResources, limits: &mut Vec<Limit>) -> Result<()> {
     Ok(())
 }
 
-/// What every container may use: the devices of OCI config-linux, "Default Devices", terminals, and the making of nodes,
-/// which is no use of them.
-const DEVICES: [&str; 11] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
-
-/// Everything is denied, then come the spec's rules in their order, then what every container may use.
-fn devices_v1(rules: &[LinuxDeviceCgroup], limits: &mut Vec<Limit>) -> Result<()> {
-    limits.push(Limit::new("devices", "devices.deny", "a"));
+/// Device rules as the v1 controller takes them. A program of the v2 hierarchy does the same.
+pub(super) fn devices_v1(rules: &[Rule]) -> Vec<Limit> {
+    let mut limits = Vec::new();
     for rule in rules {
-        let access = rule.access().as_deref().unwrap_or("rwm");
-        if access.is_empty() || !access.chars().all(|c| "rwm".contains(c)) {
-            return Err(Error::Invalid(format!(
-                "a device rule's access is of the letters r, w and m, not `{access}`"
-            )));
-        }
-        let number = |n: Option<i64>| {
-            n.filter(|&n| n >= 0)
-                .map_or_else(|| "*".to_owned(), |n| n.to_string())
-        };
-        let (major, minor) = (number(rule.major()), number(rule.minor()));
-        let kinds: &[&str] = match rule.typ().unwrap_or(LinuxDeviceType::A) {
-            LinuxDeviceType::A if major == "*" && minor == "*" && access.len() == 3 => &["a"],
-            LinuxDeviceType::A => &["b", "c"],
-            LinuxDeviceType::B => &["b"],
-            LinuxDeviceType::C | LinuxDeviceType::U => &["c"],
-            LinuxDeviceType::P => {
-                return Err(Error::Invalid(
-                    "a device rule cannot be about a fifo".to_owned(),
-                ));
-            }
-        };
-        let file = if rule.allow() {
+        let file = if rule.allow {
             "devices.allow"
         } else {
             "devices.deny"
         };
+        if rule.is_about_all() {
+            limits.push(Limit::new("devices", file, "a"));
+            continue;
+        }
+        let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
+        let access: String = [('r', devices::READ), ('w', devices::WRITE), ('m', devices::MKNOD)]
+            .iter()
+            .filter(|(_, bit)| rule.access & bit != 0)
+            .map(|(letter, _)| letter)
+            .collect();
+        let kinds: &[char] = match rule.kind {
+            None => &['b', 'c'],
+            Some(Kind::Block) => &['b'],
+            Some(Kind::Character) => &['c'],
+        };
         for kind in kinds {
-            let value = match *kind {
-                "a" if !rule.allow()
-                    && limits
-                        .last()
-                        .is_some_and(|l| l.file == file && l.value == "a") =>
-                {
-                    continue;
-                }
-                "a" => "a".to_owned(),
-                kind => format!("{kind} {major}:{minor} {access}"),
-            };
+            let value = format!(
+                "{kind} {}:{} {access}",
+                number(rule.major),
+                number(rule.minor)
+            );
             limits.push(Limit::new("devices", file, value));
         }
     }
-    // Where the last word was that everything is allowed the kernel takes no further permission.
-    if limits
-        .last()
-        .is_none_or(|l| l.file != "devices.allow" || l.value != "a")
-    {
-        limits.extend(DEVICES.map(|rule| Limit::new("devices", "devices.allow", rule)));
-    }
-    Ok(())
+    limits
 }
 
 /// v1 shares (2 to 262144, usually 1024) as v2 weight (1 to 10000, usually 100), by the formula that other runtimes use.

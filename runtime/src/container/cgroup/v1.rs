@@ -83,6 +83,31 @@ impl Groups {
         Ok(())
     }
 
+    /// Sets limits in those that are there.
+    pub(super) fn update(&self, limits: &[Limit]) -> Result<()> {
+        let mut failed = Vec::new();
+        for limit in limits {
+            let directory = self.need(limit.controller)?;
+            if limit.write(directory).is_err() {
+                failed.push(limit);
+            }
+        }
+        // The memory limit must not be above the one of memory with swap, which may come later.
+        failed
+            .into_iter()
+            .try_for_each(|limit| limit.write(self.need(limit.controller)?))
+    }
+
+    /// See `Cgroup`.
+    pub(super) fn is_frozen(&self) -> Result<bool> {
+        match self.get("freezer") {
+            Some(directory) => {
+                Ok(files::read(&directory.join("freezer.state"))?.trim() != "THAWED")
+            }
+            None => Ok(false),
+        }
+    }
+
     /// Names and directories.
     pub(super) fn directories(&self) -> impl Iterator<Item = (&str, &Path)> {
         self.directories
@@ -186,6 +211,14 @@ impl Groups {
             ))
         })
     }
+}
+
+/// Whether there is a hierarchy with this controller.
+pub(super) fn has(root: &Path, controller: &str) -> bool {
+    hierarchies(root)
+        .unwrap_or_default()
+        .iter()
+        .any(|name| name.split(',').any(|c| c == controller))
 }
 
 /// The mounted hierarchies, by name. They are what stands in `/sys/fs/cgroup`: symbolic links there are other names of the same.

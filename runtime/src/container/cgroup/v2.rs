@@ -1,16 +1,15 @@
 //! A cgroup in the v2 hierarchy. Must not know of OCI resources, only of files and values.
 
-use super::{CgroupStats, files, resources::Limit};
+use super::{CgroupStats, bpf, devices::Rule, files, program, resources::Limit};
 use crate::{Error, Result};
-use oci_spec::runtime::LinuxResources;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, open, statfs},
 };
 use std::{
     fs::File,
-    io::{Read, Seek},
-    os::fd::OwnedFd,
+    io::{self, Read, Seek},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -18,19 +17,51 @@ use std::{
 /// Controllers that every container gets where the host has them: without them there are no statistics.
 const USUAL: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// Whether `limit_devices` does anything.
-pub(super) const LIMITS_DEVICES: bool = false;
-
 /// Whether a cgroup v2 hierarchy is mounted there.
 pub(super) fn is(path: &Path) -> bool {
     const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
     statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(CGROUP2_SUPER_MAGIC))
 }
 
-/// The place for the eBPF program (`BPF_PROG_TYPE_CGROUP_DEVICE`) that would hold the spec's device rules on v2. It does
-/// nothing yet: see `Cgroup`. When it does, `LIMITS_DEVICES` becomes true.
-pub(super) fn limit_devices(_group: &Group, _resources: Option<&LinuxResources>) -> Result<()> {
-    Ok(())
+/// Puts the device rules on the cgroup, in place of those it has. False where the kernel or the runtime's rights do not allow it.
+pub(super) fn limit_devices(group: &Group, rules: &[Rule]) -> Result<bool> {
+    let failed = |what: &str, e: io::Error| {
+        Error::io(
+            format!("{what} the device rules of the cgroup {}", group.path.display()),
+            e,
+        )
+    };
+    let program = match bpf::load(&program::assemble(rules)) {
+        Ok(program) => program,
+        // EINVAL: a kernel without CONFIG_CGROUP_BPF.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {
+            return Ok(false);
+        }
+        Err(e) => return Err(failed("make a program of", e)),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let cgroup = open(&group.path, flags, Mode::empty())
+        .map_err(|e| Error::io(format!("open {}", group.path.display()), e))?;
+    let before = bpf::attached(cgroup.as_fd()).map_err(|e| failed("read", e))?;
+    let replaced = match before.as_slice() {
+        [one] => bpf::attach(cgroup.as_fd(), &program, Some(one)),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    };
+    match replaced {
+        Ok(()) => return Ok(true),
+        // None to be replaced, or Linux before 5.6: the new one first, so that there is no moment without one.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+        Err(e) => return Err(failed("replace", e)),
+    }
+    match bpf::attach(cgroup.as_fd(), &program, None) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => return Ok(false),
+        Err(e) => return Err(failed("set", e)),
+    }
+    for old in before {
+        bpf::detach(cgroup.as_fd(), &old).map_err(|e| failed("take away old ones of", e))?;
+    }
+    Ok(true)
 }
 
 /// The cgroup.
@@ -135,6 +166,12 @@ impl Group {
                 if freeze { "stop" } else { "continue" }
             )))
         }
+    }
+
+    /// Whether its processes are stopped.
+    pub(super) fn is_frozen(&self) -> Result<bool> {
+        let text = or(files::read(&self.path.join("cgroup.freeze")), String::new())?;
+        Ok(text.trim() == "1")
     }
 
     /// Removes it, waiting for its last processes.

@@ -1,0 +1,307 @@
+//! `create`, `start` and `run`: a container from its bundle.
+
+use crate::{
+    Global, absolute,
+    args::{Arg, Args, Id, unknown},
+    console, control, foreground,
+    process::{Stat, Status},
+    store::{self, Place, Record},
+};
+use oci_spec::runtime::Spec;
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+use swarm_runtime::{
+    Error, Result,
+    container::{self, Created, Options, Rootfs, Setup, Stdio, WindowSize},
+};
+
+#[derive(Debug, Default)]
+struct Asked {
+    id: String,
+    bundle: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    preserve_fds: u32,
+    no_new_keyring: bool,
+    detach: bool,
+    keep: bool,
+}
+
+fn parse(command: &str, args: &mut Args) -> Result<Asked> {
+    let mut asked = Asked::default();
+    let mut id = Id::default();
+    let run = command == "run";
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Word(word) => id.take(&word)?,
+            Arg::Option(name) => match name.as_str() {
+                "bundle" | "b" => asked.bundle = Some(args.path(&name)?),
+                "console-socket" => asked.console_socket = Some(args.path(&name)?),
+                "pid-file" => asked.pid_file = Some(args.path(&name)?),
+                "preserve-fds" => asked.preserve_fds = args.number(&name)?,
+                "no-new-keyring" => asked.no_new_keyring = args.switch(&name)?,
+                "detach" | "d" if run => asked.detach = args.switch(&name)?,
+                "keep" if run => asked.keep = args.switch(&name)?,
+                "no-subreaper" if run => drop(args.switch(&name)?),
+                "no-pivot" => {
+                    if args.switch(&name)? {
+                        return Err(Error::Unsupported(
+                            "--no-pivot is not supported: the container could leave its root; use a root that is not the initial \
+                             ram file system"
+                                .to_owned(),
+                        ));
+                    }
+                }
+                other => unknown(command, other)?,
+            },
+        }
+    }
+    asked.id = id.get(command)?;
+    Ok(asked)
+}
+
+/// `create`: everything up to the program, which waits for `start`.
+pub(crate) fn create(global: &Global, args: &mut Args) -> Result<()> {
+    let asked = parse("create", args)?;
+    let bundle = Bundle::read(&asked)?;
+    if bundle.terminal() && asked.console_socket.is_none() {
+        return Err(Error::Invalid(
+            "the spec asks for a terminal: `create` needs --console-socket for it".to_owned(),
+        ));
+    }
+    let place = prepare(global, &asked, &bundle)?;
+    let made = place
+        .gate()
+        .and_then(|gate| container::gate(&gate))
+        .and_then(|gate| make(&asked, bundle, &place, Stdio::Inherit, Some(gate)));
+    undo_unless(made, &place).map(drop)
+}
+
+/// `start`.
+pub(crate) fn start(global: &Global, args: &mut Args) -> Result<()> {
+    let id = control::only_id("start", args)?;
+    let (place, record, spec) = global.store().read(&id)?;
+    match Status::of(&place, &record)? {
+        Status::Created => {}
+        Status::Stopped => {
+            return Err(Error::Conflict(format!(
+                "cannot start a container that has stopped: {id}"
+            )));
+        }
+        Status::Running | Status::Paused => {
+            return Err(Error::Conflict(format!(
+                "cannot start an already running container: {id}"
+            )));
+        }
+    }
+    let gate = place.gate()?;
+    let started = container::start_at(&gate, &spec, &id, &record.bundle, record.pid);
+    // With the socket the status `created` goes.
+    let _ = fs::remove_file(&gate);
+    started
+}
+
+/// `run`: create and start, and (unless detached) wait and delete. Returns the exit code.
+pub(crate) fn run(global: &Global, args: &mut Args) -> Result<u8> {
+    let asked = parse("run", args)?;
+    let bundle = Bundle::read(&asked)?;
+    let terminal = bundle.terminal();
+    if asked.detach && terminal && asked.console_socket.is_none() {
+        return Err(Error::Invalid(
+            "the spec asks for a terminal: a detached `run` needs --console-socket for it"
+                .to_owned(),
+        ));
+    }
+    if !asked.detach && asked.console_socket.is_some() {
+        return Err(Error::Invalid(
+            "--console-socket is for `create` and for a detached `run`".to_owned(),
+        ));
+    }
+    let place = prepare(global, &asked, &bundle)?;
+    // Signals that come from now on wait for the container.
+    let signals = if asked.detach {
+        None
+    } else {
+        Some(foreground::Signals::block()?)
+    };
+    let (spec, directory) = (bundle.spec.clone(), bundle.directory.clone());
+    let made = make(&asked, bundle, &place, Stdio::Inherit, None);
+    let (mut created, terminal) = undo_unless(made, &place)?;
+    if let Err(error) = created.start() {
+        undo(&created, &place);
+        return Err(error);
+    }
+    let Some(signals) = signals else {
+        return Ok(0);
+    };
+    let code = foreground::wait(created.pid(), terminal, signals);
+    if !asked.keep {
+        control::clear(
+            &place,
+            created.cgroup(),
+            &spec,
+            &asked.id,
+            &directory,
+            false,
+        )?;
+    }
+    code
+}
+
+/// The bundle's directory and spec.
+#[derive(Debug)]
+struct Bundle {
+    directory: PathBuf,
+    text: Vec<u8>,
+    spec: Spec,
+}
+
+impl Bundle {
+    fn read(asked: &Asked) -> Result<Self> {
+        let directory = absolute(asked.bundle.clone().unwrap_or_else(|| PathBuf::from(".")))?;
+        let path = directory.join("config.json");
+        let text = fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+        let spec = serde_json::from_slice(&text)
+            .map_err(|e| Error::Invalid(format!("{} is no runtime spec: {e}", path.display())))?;
+        Ok(Self {
+            directory,
+            text,
+            spec,
+        })
+    }
+
+    fn terminal(&self) -> bool {
+        self.spec
+            .process()
+            .as_ref()
+            .and_then(oci_spec::runtime::Process::terminal)
+            .unwrap_or(false)
+    }
+
+    fn size(&self) -> Option<WindowSize> {
+        let size = self.spec.process().as_ref()?.console_size()?;
+        window(size.height(), size.width())
+    }
+}
+
+/// A terminal's size, unless it is that of none.
+pub(crate) fn window(height: u64, width: u64) -> Option<WindowSize> {
+    let size = WindowSize {
+        rows: u16::try_from(height).ok()?,
+        columns: u16::try_from(width).ok()?,
+    };
+    (size.rows > 0 && size.columns > 0).then_some(size)
+}
+
+/// The container's cgroup, as its spec names it.
+pub(crate) fn cgroup_path(id: &str, spec: &Spec) -> PathBuf {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone())
+        .filter(|path| !path.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("/swarm").join(id))
+}
+
+fn prepare(global: &Global, asked: &Asked, bundle: &Bundle) -> Result<Place> {
+    let path = cgroup_path(&asked.id, &bundle.spec);
+    if global.systemd_cgroup || path.to_string_lossy().matches(':').count() == 2 {
+        return Err(Error::Unsupported(
+            "cgroups made by systemd are not supported: use the cgroupfs driver (podman: --cgroup-manager=cgroupfs; Docker: \
+             --exec-opt native.cgroupdriver=cgroupfs)"
+                .to_owned(),
+        ));
+    }
+    global.store().add(&asked.id)
+}
+
+/// Makes the container and writes down what is known of it. Nothing of it is left if that fails, but for its place.
+fn make(
+    asked: &Asked,
+    bundle: Bundle,
+    place: &Place,
+    stdio: Stdio,
+    gate: Option<OwnedFd>,
+) -> Result<(Created, Option<OwnedFd>)> {
+    let root = bundle
+        .spec
+        .root()
+        .as_ref()
+        .map(|root| bundle.directory.join(root.path()))
+        .ok_or_else(|| Error::Invalid("the spec has no `root`".to_owned()))?;
+    let socket = asked
+        .console_socket
+        .as_deref()
+        .map(console::connect)
+        .transpose()?;
+    let stdio = if bundle.terminal() {
+        Stdio::Terminal {
+            size: bundle.size().or_else(foreground::size),
+        }
+    } else {
+        stdio
+    };
+    let cgroup = cgroup_path(&asked.id, &bundle.spec);
+    let setup = Setup {
+        id: asked.id.clone(),
+        spec: bundle.spec,
+        bundle: bundle.directory,
+        rootfs: Rootfs::Path(root.clone()),
+        stdio,
+    };
+    let options = Options {
+        gate,
+        preserve_fds: asked.preserve_fds,
+        session_keyring: !asked.no_new_keyring,
+    };
+    let mut created = container::create_with(&setup, &options)?;
+    let mut terminal = created.take_terminal();
+    let record = Record {
+        id: setup.id,
+        pid: created.pid(),
+        begun: Stat::read(created.pid()).map_or(0, |stat| stat.begun),
+        bundle: setup.bundle,
+        rootfs: root,
+        cgroup,
+        created: jiff::Timestamp::now().to_string(),
+    };
+    let told = (|| {
+        place.write(&record, &bundle.text)?;
+        if let (Some(socket), Some(terminal)) = (&socket, terminal.take_if(|_| socket.is_some())) {
+            console::send(socket, &terminal)?;
+        }
+        match &asked.pid_file {
+            Some(file) => store::replace(file, created.pid().to_string().as_bytes()),
+            None => Ok(()),
+        }
+    })();
+    match told {
+        Ok(()) => Ok((created, terminal)),
+        Err(error) => {
+            kill(&created);
+            Err(error)
+        }
+    }
+}
+
+fn undo_unless<T>(made: Result<T>, place: &Place) -> Result<T> {
+    if made.is_err() {
+        let _ = place.remove();
+    }
+    made
+}
+
+fn undo(created: &Created, place: &Place) {
+    kill(created);
+    let _ = place.remove();
+}
+
+/// Ends a container of this very command.
+fn kill(created: &Created) {
+    let _ = rustix::process::pidfd_send_signal(created.pidfd(), rustix::process::Signal::KILL);
+    let _ = created.cgroup().signal_all(libc::SIGKILL);
+    foreground::reap(created.pid());
+    let _ = created.cgroup().remove();
+}

@@ -1,0 +1,163 @@
+//! The OCI command line of the runtime: what containerd, podman and Docker drive. One thread, no asynchronous runtime; every command
+//! is short and leaves its knowledge in a file below `--root`. Must not know of clusters, tasks or images.
+
+mod args;
+mod cgroups;
+mod console;
+mod control;
+mod create;
+mod exec;
+mod features;
+mod foreground;
+mod process;
+mod report;
+mod spec;
+mod store;
+mod update;
+
+use args::{Arg, Args, unknown};
+use report::Log;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use store::Store;
+use swarm_runtime::{Error, Result};
+
+/// Where the state of containers is kept if nothing else is said.
+const ROOT: &str = "/run/swarm-oci";
+
+const USAGE: &str = "\
+The OCI command line of the runtime.
+
+usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
+
+  create  [--bundle DIR] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N] [--no-new-keyring] ID
+  start   ID
+  run     as create; [--detach] [--keep] ID
+  exec    [--process FILE] [--console-socket SOCKET] [--pid-file FILE] [--detach] [--tty] [--cwd DIR] [--env NAME=VALUE]
+          [--user UID[:GID]] [--additional-gids GID] [--cap CAP] [--no-new-privs] [--preserve-fds N] [--ignore-paused] ID [PROGRAM …]
+  state   ID
+  list    [--format table|json] [--quiet]
+  kill    [--all] ID [SIGNAL]
+  delete  [--force] ID
+  ps      [--format table|json] ID
+  pause   ID
+  resume  ID
+  update  [--resources FILE|-] [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--cpu-period MICROSECONDS]
+          [--cpu-quota MICROSECONDS] [--cpu-share N] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--pids-limit N] [--blkio-weight N] ID
+  events  [--stats] [--interval DURATION] ID
+  spec    [--bundle DIR] [--rootless]
+  features
+
+State is kept in /run/swarm-oci, or where --root says.
+";
+
+/// What stands before the command.
+#[derive(Debug)]
+pub(crate) struct Global {
+    pub(crate) root: PathBuf,
+    pub(crate) systemd_cgroup: bool,
+}
+
+impl Global {
+    pub(crate) fn store(&self) -> Store {
+        Store::new(&self.root)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = Args::new(std::env::args_os().skip(1));
+    let mut log = Log::default();
+    match run(&mut args, &mut log) {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure(error, code)) => {
+            log.error(&error);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// An error with the exit code that tells of it.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) Error, pub(crate) u8);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error, 1)
+    }
+}
+
+fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
+    let mut global = Global {
+        root: Path::new(ROOT).to_owned(),
+        systemd_cgroup: false,
+    };
+    let command = loop {
+        match args.next()? {
+            Some(Arg::Word(word)) => break word.to_string_lossy().into_owned(),
+            Some(Arg::Option(name)) => match name.as_str() {
+                "root" => global.root = absolute(args.path("root")?)?,
+                "log" => log.file = Some(args.path("log")?),
+                "log-format" => log.set_format(&args.text("log-format")?)?,
+                "systemd-cgroup" => global.systemd_cgroup = args.switch("systemd-cgroup")?,
+                // This runtime finds out by itself.
+                "rootless" => drop(args.value("rootless")?),
+                "criu" => drop(args.value("criu")?),
+                "debug" => drop(args.switch("debug")?),
+                "help" | "h" => return say(USAGE),
+                "version" | "v" => return say(&version()),
+                other => unknown("swarm-oci", other)?,
+            },
+            None => return say(USAGE),
+        }
+    };
+    match command.as_str() {
+        "create" => create::create(&global, args)?,
+        "run" => return Ok(create::run(&global, args)?),
+        "start" => create::start(&global, args)?,
+        "exec" => return exec::exec(&global, args).map_err(|error| Failure(error, 255)),
+        "state" => control::state(&global, args)?,
+        "list" => control::list(&global, args)?,
+        "kill" => control::kill(&global, args)?,
+        "delete" => control::delete(&global, args)?,
+        "ps" => control::ps(&global, args)?,
+        "pause" => control::pause(&global, args, true)?,
+        "resume" => control::pause(&global, args, false)?,
+        "update" => update::update(&global, args)?,
+        "events" => cgroups::events(&global, args)?,
+        "spec" => spec::write(args)?,
+        "features" => features::print(args)?,
+        "help" => return say(USAGE),
+        other => {
+            return Err(Error::Invalid(format!(
+                "there is no command `{other}`; `swarm-oci --help` lists them"
+            ))
+            .into());
+        }
+    }
+    Ok(0)
+}
+
+fn version() -> String {
+    format!(
+        "swarm-oci version {}\nspec: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        features::NEWEST
+    )
+}
+
+fn say(text: &str) -> Result<u8, Failure> {
+    report::print(text)?;
+    Ok(0)
+}
+
+/// A path that stays true when the working directory changes.
+pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    std::env::current_dir()
+        .map(|here| here.join(path))
+        .map_err(|e| Error::io("find the working directory", e))
+}

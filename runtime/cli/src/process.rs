@@ -1,0 +1,91 @@
+//! What `/proc` says of a container's processes, and what follows from it for the container's status.
+
+use crate::store::{Place, Record};
+use std::fs;
+use swarm_runtime::{Result, container::Cgroup};
+
+/// A container's status, in the specification's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// What it is now.
+    pub(crate) fn of(place: &Place, record: &Record) -> Result<Self> {
+        match Stat::read(record.pid) {
+            Some(stat) if stat.begun == record.begun && !stat.ended() => {}
+            _ => return Ok(Self::Stopped),
+        }
+        if place.gate().is_ok_and(|gate| gate.exists()) {
+            return Ok(Self::Created);
+        }
+        let frozen = Cgroup::open(&record.cgroup).and_then(|cgroup| cgroup.is_frozen());
+        Ok(if frozen.unwrap_or(false) {
+            Self::Paused
+        } else {
+            Self::Running
+        })
+    }
+}
+
+/// What `/proc/PID/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    state: u8,
+    pub(crate) parent: i32,
+    pub(crate) begun: u64,
+}
+
+impl Stat {
+    /// Of a process, if there is one with this number.
+    pub(crate) fn read(pid: i32) -> Option<Self> {
+        parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+fn parse(text: &str) -> Option<Stat> {
+    // The name stands in parentheses and may contain anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    Some(Stat {
+        state: *fields.next()?.as_bytes().first()?,
+        parent: fields.next()?.parse().ok()?,
+        begun: fields.nth(17)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let text = "42 (a) Z (b) S 7 1 1 0 -1 4 1 0 0 0 1 2 0 0 20 0 1 0 8991 1 1";
+        assert_eq!(
+            parse(text),
+            Some(Stat {
+                state: b'S',
+                parent: 7,
+                begun: 8991
+            })
+        );
+        assert!(Stat::read(i32::try_from(std::process::id()).unwrap()).is_some());
+    }
+}
