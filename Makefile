@@ -11,7 +11,7 @@ export CARGO_TARGET_$(HOST)_RUNNER := $(SUDO)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint clean clean-hosts deps
+.PHONY: help build demo test test-vm bench lint clean clean-hosts deps
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
@@ -36,6 +36,10 @@ test: ## run all tests, the end-to-end ones through the real binaries as root
 		echo $(CARGO) test --workspace --lib --bins --tests; $(CARGO) test --workspace --lib --bins --tests -- --test-threads=2; \
 	fi
 	$(CARGO) test --workspace --doc --quiet
+
+test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debian's kernel
+	@tests/install-deps.sh --vm
+	@tests/vm/run.sh
 
 bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm
 	$(CARGO) build --release -p swarmd -p swarmctl

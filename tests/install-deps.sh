@@ -14,6 +14,11 @@ need dig bind9-dnsutils
 need curl curl
 need setsid util-linux
 need cc gcc
+if [ "${1:-}" = --vm ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need mkfs.ext4 e2fsprogs
+    need strip binutils
+fi
 
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null 2>&1; then

@@ -272,7 +272,11 @@ impl Cgroup {
         unified
             .map(v2::Group::path)
             .into_iter()
-            .chain(groups.into_iter().flat_map(|g| g.directories().map(|(_, path)| path)))
+            .chain(
+                groups
+                    .into_iter()
+                    .flat_map(|g| g.directories().map(|(_, path)| path)),
+            )
             .try_for_each(files::remove_now)
     }
 

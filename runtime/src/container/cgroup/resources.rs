@@ -6,9 +6,7 @@ use super::{
     files,
 };
 use crate::{Error, Result};
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use std::{fs, path::Path};
 
 /// One value for one file.
@@ -405,11 +403,15 @@ pub(super) fn devices_v1(rules: &[Rule]) -> Vec<Limit> {
             continue;
         }
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
-        let access: String = [('r', devices::READ), ('w', devices::WRITE), ('m', devices::MKNOD)]
-            .iter()
-            .filter(|(_, bit)| rule.access & bit != 0)
-            .map(|(letter, _)| letter)
-            .collect();
+        let access: String = [
+            ('r', devices::READ),
+            ('w', devices::WRITE),
+            ('m', devices::MKNOD),
+        ]
+        .iter()
+        .filter(|(_, bit)| rule.access & bit != 0)
+        .map(|(letter, _)| letter)
+        .collect();
         let kinds: &[char] = match rule.kind {
             None => &['b', 'c'],
             Some(Kind::Block) => &['b'],

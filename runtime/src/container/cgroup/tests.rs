@@ -71,10 +71,7 @@ fn devices_are_denied_before_any_is_allowed() {
         ]
     );
     let privileged = parse(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#);
-    assert_eq!(
-        limits(&privileged),
-        ["devices.deny=a", "devices.allow=a"]
-    );
+    assert_eq!(limits(&privileged), ["devices.deny=a", "devices.allow=a"]);
 }
 
 #[test]

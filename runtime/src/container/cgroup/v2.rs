@@ -27,14 +27,22 @@ pub(super) fn is(path: &Path) -> bool {
 pub(super) fn limit_devices(group: &Group, rules: &[Rule]) -> Result<bool> {
     let failed = |what: &str, e: io::Error| {
         Error::io(
-            format!("{what} the device rules of the cgroup {}", group.path.display()),
+            format!(
+                "{what} the device rules of the cgroup {}",
+                group.path.display()
+            ),
             e,
         )
     };
     let program = match bpf::load(&program::assemble(rules)) {
         Ok(program) => program,
         // EINVAL: a kernel without CONFIG_CGROUP_BPF.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)
+            ) =>
+        {
             return Ok(false);
         }
         Err(e) => return Err(failed("make a program of", e)),
