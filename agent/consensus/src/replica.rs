@@ -51,6 +51,9 @@ struct Shared {
     machine: Arc<dyn StateMachine>,
     config: ReplicaConfig,
     state: Mutex<State>,
+    /// With a lock of its own: `state` is held while the machine takes a command, and who reads the machine may ask
+    /// how fresh it is.
+    fresh_at: Mutex<Option<Instant>>,
     applied: watch::Sender<u64>,
     /// Whether Raft feeds the replica. Changed only under the lock of `state`.
     raft_feeds: watch::Sender<bool>,
@@ -64,7 +67,6 @@ struct Shared {
 struct State {
     applied: u64,
     ring: Ring,
-    fresh_at: Option<Instant>,
 }
 
 impl Replica {
@@ -78,8 +80,8 @@ impl Replica {
                 state: Mutex::new(State {
                     applied: 0,
                     ring: Ring::new(config.ring_entries, config.ring_bytes),
-                    fresh_at: None,
                 }),
+                fresh_at: Mutex::new(None),
                 applied: watch::Sender::new(0),
                 raft_feeds: watch::Sender::new(false),
                 leader: watch::Sender::new(None),
@@ -114,7 +116,7 @@ impl Replica {
     /// as this is said with it.
     #[must_use]
     pub fn staleness(&self) -> Option<Duration> {
-        self.lock().fresh_at.map(|at| at.elapsed())
+        self.fresh_at().map(|at| at.elapsed())
     }
 
     /// The leader, as far as this node knows one that is alive: from Raft on a voter, from its
@@ -254,9 +256,9 @@ impl Replica {
 
     /// The cluster had agreed on nothing beyond what is in this replica, at the time `at`.
     pub(crate) fn mark_fresh(&self, at: Instant) {
-        let mut state = self.lock();
-        if state.fresh_at.is_none_or(|old| old < at) {
-            state.fresh_at = Some(at);
+        let mut fresh_at = self.fresh_at();
+        if fresh_at.is_none_or(|old| old < at) {
+            *fresh_at = Some(at);
         }
     }
 
@@ -321,6 +323,13 @@ impl Replica {
         });
     }
 
+    fn fresh_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.shared
+            .fresh_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared
             .state
@@ -352,5 +361,42 @@ pub(crate) async fn serialise(frozen: crate::Frozen) -> Bytes {
                 Err(_) => Bytes::new(),
             },
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+
+    /// Asks its own replica while it applies, as a reader on another thread might that holds the machine's lock.
+    #[derive(Default)]
+    struct Asking(OnceLock<Replica>);
+
+    impl StateMachine for Asking {
+        fn apply(&self, _index: u64, _command: &Bytes) -> Bytes {
+            let replica = self.0.get().unwrap();
+            let (applied, leader) = (replica.applied_index(), replica.leader());
+            format!("{applied} {leader:?} {:?}", replica.staleness()).into()
+        }
+
+        fn freeze(&self) -> crate::Frozen {
+            Box::new(Bytes::new)
+        }
+
+        fn restore(&self, _index: u64, _snapshot: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_replica_needs_no_lock_that_is_held_while_a_command_is_applied() {
+        let machine = Arc::new(Asking::default());
+        let replica = Replica::new(machine.clone(), ReplicaConfig::default());
+        machine.0.set(replica.clone()).ok();
+        let outcomes = replica
+            .apply_committed([(1, Some(Bytes::from("a")))])
+            .unwrap();
+        assert_eq!(outcomes, ["0 None None"]);
     }
 }
