@@ -2,6 +2,7 @@
 
 use crate::daemon::Daemon;
 use crate::front::not_in_a_cluster;
+use crate::leader;
 use async_trait::async_trait;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,7 +24,13 @@ impl Control for Daemon {
         let mut part = self.part.lock().await;
         refuse_a_second(part.as_ref().map(|p| &p.member))?;
         let member = Member::join(self.member_config(advertise)?, &peer, &token).await?;
-        self.enter(member, &mut part).await
+        let joined = self.enter(member.clone(), &mut part).await?;
+        drop(part);
+        if joined.role == NodeRole::Manager {
+            // So that who sees hosts join knows which of them may be lost.
+            leader::has_its_vote(&member).await;
+        }
+        Ok(joined)
     }
 
     async fn leave(&self, force: bool) -> Result<()> {

@@ -8,25 +8,24 @@ use std::collections::BTreeMap;
 use swarm_api::model::{NodeHealth, NodeId};
 
 /// The changes that follow from `seen`: whether each node is alive. Of a node that is not in it nothing is known, and
-/// nothing changes.
-///
-/// Where several other nodes are there and none of them is alive, none is declared dead: it is far likelier that this
-/// node is the one that is cut off. A leader that only its own vote made (one manager with workers) could otherwise
-/// start all tasks a second time on itself; one of three or five voters has lost its quorum then anyway and could
-/// decide nothing. Of two nodes, one that is silent is declared dead: there is no third to ask.
+/// nothing changes. Whether to wait with them where [`sees_nobody`] is the caller's to decide.
 #[must_use]
 pub fn changes(state: &State, seen: &BTreeMap<NodeId, bool>) -> Vec<Change> {
-    let known = || state.nodes.keys().filter(|id| seen.contains_key(id));
-    let alive = |id: &NodeId| seen.get(id).copied();
-    let living = known().filter(|id| alive(id) == Some(true)).count();
-    let cut_off = state.nodes.len() > 2 && living <= 1;
     (state.nodes.iter())
-        .filter_map(|(id, node)| match (node.health, alive(id)?) {
-            (NodeHealth::Ready, false) if !cut_off => Some(Change::NodeDown(*id)),
+        .filter_map(|(id, node)| match (node.health, seen.get(id)?) {
+            (NodeHealth::Ready, false) => Some(Change::NodeDown(*id)),
             (NodeHealth::Down, true) => Some(Change::NodeUp(*id)),
             _ => None,
         })
         .collect()
+}
+
+/// Whether several other nodes are there and none of them is alive: then it is likelier that this node is the one that
+/// is cut off. Of two nodes, one that is silent may well be dead: there is no third to ask.
+#[must_use]
+pub fn sees_nobody(state: &State, seen: &BTreeMap<NodeId, bool>) -> bool {
+    let alive = |id: &&NodeId| seen.get(id) == Some(&true);
+    state.nodes.len() > 2 && state.nodes.keys().filter(alive).count() <= 1
 }
 
 #[cfg(test)]

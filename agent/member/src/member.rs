@@ -78,12 +78,17 @@ pub struct MemberStatus {
     pub applied: u64,
     /// The voters; on a node that does not vote, as last heard.
     pub voters: Vec<NodeId>,
+    /// Whether, as this node's log has it, a change of the voters is not done: the former ones still count, or some are
+    /// prepared for a vote that they do not have. Where nobody goes on with it, a leader died over it.
+    pub voters_change: bool,
     /// Whether this node leads, with a quorum behind it.
     pub is_leader: bool,
     /// Whether, as far as this node can tell, commands can be agreed on.
     pub has_quorum: bool,
     /// What is wrong with this node: its disk, or that others refuse it.
     pub failure: Option<String>,
+    /// Whether others, as last heard, say that this node is not in their cluster.
+    pub is_refused: bool,
     /// How long ago the state here was last known to be up to date.
     pub staleness: Option<Duration>,
 }
@@ -171,11 +176,13 @@ impl Member {
             term: group.term,
             applied: inner.replica.applied_index(),
             voters: group.voters.into_iter().map(NodeId).collect(),
+            voters_change: (raft.as_ref()).is_some_and(|r| r.joint || !r.learners.is_empty()),
             is_leader: inner.leads(),
             has_quorum: match &raft {
                 Some(raft) if votes => raft.has_quorum,
                 _ => leader.is_some() && staleness.is_some_and(|age| age < FRESH),
             },
+            is_refused: group.refusal.is_some(),
             failure: raft.and_then(|r| r.failure).or(group.refusal),
             staleness,
         }

@@ -14,6 +14,8 @@ pub(crate) mod solo;
 mod tests;
 mod voting;
 
+pub use voting::has_its_vote;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use swarm_api::Result;
 use swarm_api::model::{Read, Timestamp};

@@ -1,19 +1,22 @@
-//! Who votes: what the core chooses is carried out once it has stood for a while, as each change of the voters is
-//! work for all of them, and a host that restarts is back sooner than it is replaced.
+//! Who votes: what the core chooses is carried out at once where it gives a vote, as until then a host more may not
+//! be lost; and once it has stood for a while where it takes one from a host that may come back, as one that restarts is
+//! back sooner than it is replaced.
 
 use super::SAFETY;
 use super::pace::Backoff;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use swarm_api::model::{NodeHealth, NodeId, NodeRole};
+use swarm_api::model::{NodeHealth, NodeId, NodeRole, Read};
 use swarm_cluster::{State, voters};
-use swarm_member::Member;
+use swarm_member::{Member, MemberStatus};
 use tokio::time::Instant;
 
-/// How long a choice must stand that only adds voters, or takes away those that are no longer in the cluster.
-const STANDS: Duration = Duration::from_millis(500);
 /// How long a choice must stand that takes the vote from a node that may come back.
-const STANDS_LONG: Duration = Duration::from_secs(5);
+const STANDS: Duration = Duration::from_secs(5);
+/// How long a manager that joins waits for its vote. It comes later then; others may have to be reached first.
+const VOTE: Duration = Duration::from_secs(5);
+/// How often it looks though nothing seems to have changed.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Never returns while the member lives.
 pub(super) async fn run(member: &Member) {
@@ -22,26 +25,23 @@ pub(super) async fn run(member: &Member) {
     let mut backoff = Backoff::default();
     loop {
         applied.borrow_and_update();
-        let status = member.status();
-        let current: BTreeSet<NodeId> = status.voters.iter().copied().collect();
-        let managers = managers(&member.state());
-        let wanted = keep_leader(
-            voters::choose(&managers, &current),
-            member.id(),
-            &managers,
-            &current,
-        );
+        let view = View::of(member);
         let now = Instant::now();
-        let due = choice.due(wanted, &current, &managers, now);
-        if due.is_some_and(|due| due <= now) && status.has_quorum {
-            let wanted = choice.wanted();
-            match member.change_voters(wanted.clone()).await {
+        let due = choice.due(&view, now);
+        if due.is_some_and(|due| due <= now) && view.has_quorum {
+            let added = view.wanted.difference(&view.current).copied().collect();
+            let outcome = tokio::select! {
+                outcome = member.change_voters(view.wanted.clone()) => outcome,
+                // It would be waited for; whatever is done already is taken up from there.
+                () = one_is_lost(member, &added) => continue,
+            };
+            match outcome {
                 Ok(()) => {
-                    tracing::info!(voters = ?wanted, "changed who votes");
+                    tracing::info!(voters = ?view.wanted, "changed who votes");
                     backoff.reset();
                 }
                 Err(why) => {
-                    tracing::warn!(%why, voters = ?wanted, "cannot change who votes; trying again");
+                    tracing::warn!(%why, voters = ?view.wanted, "cannot change who votes; trying again");
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -51,6 +51,89 @@ pub(super) async fn run(member: &Member) {
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(wake.min(now + SAFETY)) => {}
+        }
+    }
+}
+
+/// Returns when this node votes, if it is to, as seen from here; after [`VOTE`] in any case.
+pub async fn has_its_vote(member: &Member) {
+    let mut applied = member.watch_applied();
+    let voted = async {
+        loop {
+            applied.borrow_and_update();
+            // It also brings the news who votes.
+            let fresh = member.read(Read::Linearizable).await;
+            if fresh.is_ok_and(|fresh| !fresh.stale) && View::of(member).is_settled() {
+                return;
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    };
+    if tokio::time::timeout(VOTE, voted).await.is_err() {
+        tracing::warn!(
+            "this node has no vote yet; until it has, the cluster survives one host less"
+        );
+    }
+}
+
+/// Who votes, and who is to, as one node sees it.
+struct View {
+    me: NodeId,
+    /// Who may vote, and whether each is counted on.
+    managers: BTreeMap<NodeId, bool>,
+    current: BTreeSet<NodeId>,
+    wanted: BTreeSet<NodeId>,
+    /// An earlier change is not done.
+    under_way: bool,
+    has_quorum: bool,
+}
+
+impl View {
+    fn of(member: &Member) -> Self {
+        let managers = managers(&member.state());
+        Self::new(member.id(), managers, &member.status())
+    }
+
+    fn new(me: NodeId, managers: BTreeMap<NodeId, bool>, status: &MemberStatus) -> Self {
+        let current: BTreeSet<NodeId> = status.voters.iter().copied().collect();
+        let wanted = voters::choose(&managers, &current);
+        let wanted = if status.is_leader {
+            keep_leader(wanted, me, &managers, &current)
+        } else {
+            wanted
+        };
+        Self {
+            me,
+            managers,
+            current,
+            wanted,
+            under_way: status.voters_change,
+            has_quorum: status.has_quorum,
+        }
+    }
+
+    /// Whether this node votes, or is not to.
+    fn is_settled(&self) -> bool {
+        if !self.wanted.contains(&self.me) {
+            return !self.managers.is_empty() && !self.current.is_empty();
+        }
+        self.current.contains(&self.me) && !self.under_way
+    }
+}
+
+/// Ends when one of those that are to get a vote is not counted on any more.
+async fn one_is_lost(member: &Member, added: &BTreeSet<NodeId>) {
+    let mut applied = member.watch_applied();
+    loop {
+        let lost = {
+            let managers = managers(&member.state());
+            added.iter().any(|id| managers.get(id) != Some(&true))
+        };
+        if lost || applied.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -78,40 +161,28 @@ fn keep_leader(
     wanted
 }
 
-/// A choice and since when it stands.
+/// A choice that is not carried out yet, and since when it stands.
 #[derive(Debug, Default)]
 struct Choice {
     standing: Option<(BTreeSet<NodeId>, Instant)>,
 }
 
 impl Choice {
-    /// When `wanted` is to be carried out; nothing where it is as it should be.
-    fn due(
-        &mut self,
-        wanted: BTreeSet<NodeId>,
-        current: &BTreeSet<NodeId>,
-        managers: &BTreeMap<NodeId, bool>,
-        now: Instant,
-    ) -> Option<Instant> {
-        if wanted == *current || wanted.is_empty() {
+    /// When what `view` wants is to be carried out; nothing where it is as it should be.
+    fn due(&mut self, view: &View, now: Instant) -> Option<Instant> {
+        let done = view.wanted == view.current && !view.under_way;
+        if done || view.wanted.is_empty() {
             self.standing = None;
             return None;
         }
-        let may_come_back = (current.difference(&wanted)).any(|id| managers.contains_key(id));
-        let stands = if may_come_back { STANDS_LONG } else { STANDS };
         let since = match &self.standing {
-            Some((standing, since)) if *standing == wanted => *since,
+            Some((standing, since)) if *standing == view.wanted => *since,
             _ => now,
         };
-        self.standing = Some((wanted, since));
-        Some(since + stands)
-    }
-
-    fn wanted(&self) -> BTreeSet<NodeId> {
-        let standing = self.standing.as_ref();
-        standing
-            .map(|(wanted, _)| wanted.clone())
-            .unwrap_or_default()
+        self.standing = Some((view.wanted.clone(), since));
+        let mut losers = view.current.difference(&view.wanted);
+        let may_come_back = losers.any(|id| view.managers.contains_key(id));
+        Some(if may_come_back { since + STANDS } else { now })
     }
 }
 
@@ -130,42 +201,61 @@ mod tests {
             .collect()
     }
 
+    /// As node `me` sees it.
+    fn view(me: u64, voters: &[u64], alive: &[u64], dead: &[u64], under_way: bool) -> View {
+        let status = MemberStatus {
+            voters: voters.iter().map(|id| NodeId(*id)).collect(),
+            voters_change: under_way,
+            ..MemberStatus::default()
+        };
+        View::new(NodeId(me), managers(alive, dead), &status)
+    }
+
     #[test]
-    fn a_voter_that_may_come_back_is_replaced_late_and_a_new_one_added_soon() {
+    fn a_vote_is_given_at_once_and_taken_late_from_one_who_may_come_back() {
         let (mut choice, start) = (Choice::default(), Instant::now());
-        let all = managers(&[1, 2, 3], &[]);
-        assert_eq!(
-            choice.due(ids(1..=3), &ids([1]), &all, start),
-            Some(start + STANDS)
-        );
-        let one_dead = managers(&[1, 2, 4], &[3]);
-        assert_eq!(
-            choice.due(ids([1, 2, 4]), &ids(1..=3), &one_dead, start),
-            Some(start + STANDS_LONG)
-        );
+        let third = view(1, &[1], &[1, 2, 3], &[], false);
+        assert_eq!(third.wanted, ids(1..=3));
+        assert_eq!(choice.due(&third, start), Some(start));
+        let one_dead = view(1, &[1, 2, 3], &[1, 2, 4], &[3], false);
+        assert_eq!(one_dead.wanted, ids([1, 2, 4]));
+        assert_eq!(choice.due(&one_dead, start), Some(start + STANDS));
+        let later = start + STANDS / 2;
+        assert_eq!(choice.due(&one_dead, later), Some(start + STANDS));
         // It is not in the cluster any more.
-        let left = managers(&[1, 2, 4], &[]);
-        assert_eq!(
-            choice.due(ids([1, 2, 4]), &ids(1..=3), &left, start),
-            Some(start + STANDS)
-        );
-        assert_eq!(choice.due(ids(1..=3), &ids(1..=3), &all, start), None);
+        let left = view(1, &[1, 2, 3], &[1, 2, 4], &[], false);
+        assert_eq!(choice.due(&left, later), Some(later));
+        let done = view(1, &[1, 2, 3], &[1, 2, 3], &[], false);
+        assert_eq!(choice.due(&done, later), None);
     }
 
     #[test]
     fn a_choice_that_changes_must_stand_anew() {
         let (mut choice, start) = (Choice::default(), Instant::now());
-        let all = managers(&[1, 2, 3, 4, 5], &[]);
         let later = start + STANDS / 2;
-        choice.due(ids(1..=3), &ids([1]), &all, start);
-        assert_eq!(
-            choice.due(ids(1..=3), &ids([1]), &all, later),
-            Some(start + STANDS)
-        );
-        assert_eq!(
-            choice.due(ids(1..=5), &ids([1]), &all, later),
-            Some(later + STANDS)
-        );
+        choice.due(&view(1, &[1, 2, 3], &[1, 2, 4], &[3], false), start);
+        let other = view(1, &[1, 2, 3], &[1, 3, 4], &[2], false);
+        assert_eq!(choice.due(&other, later), Some(later + STANDS));
+    }
+
+    #[test]
+    fn what_a_leader_left_half_done_is_finished() {
+        let start = Instant::now();
+        let half = view(1, &[1, 2, 3], &[1, 2, 3], &[], true);
+        assert_eq!(half.wanted, half.current);
+        assert_eq!(Choice::default().due(&half, start), Some(start));
+    }
+
+    #[test]
+    fn a_manager_that_joins_waits_for_its_vote_and_one_too_many_does_not() {
+        assert!(!view(3, &[1], &[1, 2, 3], &[], false).is_settled());
+        // The former voters still have to agree: nobody could be lost.
+        assert!(!view(3, &[1, 2, 3], &[1, 2, 3], &[], true).is_settled());
+        assert!(view(3, &[1, 2, 3], &[1, 2, 3], &[], false).is_settled());
+        assert!(view(2, &[1], &[1, 2], &[], false).is_settled());
+        assert!(view(4, &[1, 2, 3], &[1, 2, 3, 4], &[], false).is_settled());
+        // Nothing is known of who votes.
+        assert!(!view(2, &[], &[1, 2], &[], false).is_settled());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod capacity;
 mod clock;
 mod dns;
+mod footing;
 mod images;
 mod lanes;
 mod local;
@@ -21,6 +22,7 @@ pub use capacity::capacity;
 pub use warnings::Warnings;
 
 use dns::Dns;
+use footing::Footing;
 use futures_util::future::join_all;
 use images::Images;
 use local::Local;
@@ -34,9 +36,12 @@ use swarm_api::model::{NodeId, Task};
 use swarm_cluster::State;
 use swarm_member::Member;
 use swarm_runtime::host::Host;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// Pause between two looks at what tells of no change.
+const LOOK: Duration = Duration::from_millis(200);
 /// The longest that a task may take to stop when its host leaves the cluster.
 const LAST_STOP: Duration = Duration::from_secs(10);
 
@@ -70,12 +75,14 @@ impl Node {
     /// When an address for DNS that was asked for cannot be listened at.
     pub async fn start(member: Member, host: Arc<Host>, config: NodeConfig) -> Result<Self> {
         let warnings = Warnings::default();
+        let (footing, sure) = watch::channel(Footing::Unsure);
         let local = Arc::new(Local::new(Arc::clone(&host)));
         let networks = Arc::new(Networks::new(
             member.clone(),
             Arc::clone(&local),
             config.underlay,
             warnings.clone(),
+            sure.clone(),
         ));
         let (dns, bound) = Dns::start(
             member.clone(),
@@ -91,11 +98,20 @@ impl Node {
             Arc::clone(&local),
             Arc::clone(&images),
             Arc::clone(&networks),
+            sure,
         ));
 
         let (stop, stop_names) = (CancellationToken::new(), CancellationToken::new());
         let mut loops = JoinSet::new();
         let mut names = JoinSet::new();
+        loops.spawn({
+            let (member, stop) = (member.clone(), stop.clone());
+            async move {
+                let _ = stop
+                    .run_until_cancelled(footing::find(member, footing))
+                    .await;
+            }
+        });
         loops.spawn(reconciler.run(stop.clone()));
         loops.spawn({
             let (local, stop) = (Arc::clone(&local), stop.clone());

@@ -1,10 +1,12 @@
 //! Makes this node's containers be as the replica wants them. What is to be done is decided in
 //! `swarm_cluster::reconciler`; here it is carried out: each task's work one after the other, different tasks' side
-//! by side. A replica that does not change asks for nothing, so a node that is cut off leaves all as it is.
+//! by side. A replica that does not change asks for nothing, and one that may be old is not acted on (`footing`), so a
+//! node that is cut off leaves all as it is.
 
 use super::Part;
 use super::clock::{Backoff, now};
 use super::dns::task::resolver_of;
+use super::footing::{Footing, may_act};
 use super::images::Images;
 use super::lanes::{Lane, Lanes, Work};
 use super::local::Local;
@@ -16,7 +18,7 @@ use swarm_api::{Error, Result};
 use swarm_cluster::reconciler::{self, Action};
 use swarm_member::Member;
 use swarm_runtime::host::{NetworkAttach, TaskOrder};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +35,7 @@ pub(super) struct Reconciler {
     pub(super) local: Arc<Local>,
     pub(super) images: Arc<Images>,
     pub(super) networks: Arc<Networks>,
+    footing: watch::Receiver<Footing>,
     starts: Semaphore,
     ends: Semaphore,
 }
@@ -43,12 +46,14 @@ impl Reconciler {
         local: Arc<Local>,
         images: Arc<Images>,
         networks: Arc<Networks>,
+        footing: watch::Receiver<Footing>,
     ) -> Self {
         Self {
             member,
             local,
             images,
             networks,
+            footing,
             starts: Semaphore::new(STARTS),
             ends: Semaphore::new(ENDS),
         }
@@ -60,8 +65,11 @@ impl Reconciler {
         let mut works = JoinSet::new();
         let mut applied = self.member.watch_applied();
         let mut changes = self.local.changes();
+        let mut footing = self.footing.clone();
+        let mut known = true;
         loop {
             applied.borrow_and_update();
+            footing.borrow_and_update();
             let (actions, next) = self.decide();
             for action in actions {
                 let (id, work) = match &action {
@@ -82,6 +90,8 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = applied.changed() => if changed.is_err() { break },
+                // Its sender goes when nothing more is to be told.
+                changed = footing.changed(), if known => known = changed.is_ok(),
                 () = changes.next() => {}
                 () = lanes.freed() => {}
                 () = due => {}
@@ -97,11 +107,14 @@ impl Reconciler {
     /// What is to be done, and when the next task that waits is due.
     fn decide(&self) -> (Vec<Action>, Option<Timestamp>) {
         let (node, local, now) = (self.member.id(), self.local.tasks(), now());
+        let footing = *self.footing.borrow();
         let state = self.member.state();
-        match super::part(&state, node) {
-            Part::Unknown => return (Vec::new(), None),
-            Part::Out => return (farewell(&local), None),
-            Part::In => {}
+        let part = super::part(&state, node);
+        if !may_act(footing, part) {
+            return (Vec::new(), None);
+        }
+        if part == Part::Out {
+            return (farewell(&local), None);
         }
         let actions = reconciler::actions(&state, node, &local, now);
         (actions, reconciler::next(&state, node, now))

@@ -41,6 +41,8 @@ pub struct Status {
     pub voters: BTreeSet<u64>,
     /// Members without a vote.
     pub learners: BTreeSet<u64>,
+    /// Whether the voters are changing: the old ones and the new ones both have to agree until that is done.
+    pub joint: bool,
     /// Index of the last entry in this node's log.
     pub last_log: Option<u64>,
     /// Index of the last entry that this node knows to be committed.
@@ -98,6 +100,7 @@ pub(crate) fn derive(metrics: &Metrics, beside: Beside) -> Status {
         term: metrics.current_term,
         voters,
         learners,
+        joint: membership.get_joint_config().len() > 1,
         last_log: metrics.last_log_index,
         committed: beside.committed.map(|id| id.index),
         applied: metrics.last_applied.map(|id| id.index),

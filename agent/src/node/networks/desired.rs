@@ -70,6 +70,32 @@ pub(super) fn of(state: &State, node: NodeId, underlay: IpAddr, mtu: u32) -> Hos
     desired
 }
 
+/// Adds the connections of those `local` tasks that run: a replica that may be old may not have them.
+pub(super) fn keep(desired: &mut HostNetwork, local: &[Task]) {
+    let running = local
+        .iter()
+        .filter(|t| t.status.state == TaskState::Running);
+    for task in running {
+        let NetworkMode::Cluster(name) = &task.spec.network else {
+            continue;
+        };
+        let host_ifname = veth_name(task.id.as_str());
+        let network = desired.networks.iter().find(|n| n.name == *name);
+        let (Some(network), Some(address)) = (network, address(task)) else {
+            continue;
+        };
+        let known = |a: &Attachment| a.host_ifname == host_ifname || a.addr == address;
+        if !desired.attachments.iter().any(known) {
+            desired.attachments.push(Attachment {
+                vni: network.vni,
+                host_ifname,
+                addr: address,
+                mac: Mac::for_address(address),
+            });
+        }
+    }
+}
+
 /// The tasks that are on a node and have not ended, with the cluster network that they are in.
 fn connected(state: &State) -> impl Iterator<Item = (&Task, &str, Ipv4Addr)> {
     state.tasks.values().filter_map(|task| {
@@ -216,6 +242,21 @@ mod tests {
         assert!(seen_by(&state, 1).ports.is_empty());
         // The other node's gateway is all that is left.
         assert_eq!(seen_by(&state, 2).endpoints.len(), 1);
+    }
+
+    #[test]
+    fn a_running_task_stays_connected_though_the_replica_is_older_than_it() {
+        let mut newer = state();
+        let mut running = place(&mut newer, 1, 1, TaskState::Running);
+        let mut desired = seen_by(&state(), 1);
+        keep(&mut desired, std::slice::from_ref(&running));
+        assert_eq!(desired.attachments, seen_by(&newer, 1).attachments);
+        keep(&mut desired, std::slice::from_ref(&running));
+        assert_eq!(desired.attachments.len(), 1);
+        running.status.state = TaskState::Failed;
+        let mut desired = seen_by(&state(), 1);
+        keep(&mut desired, &[running]);
+        assert!(desired.attachments.is_empty());
     }
 
     #[test]

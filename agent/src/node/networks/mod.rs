@@ -9,6 +9,7 @@ mod underlay;
 
 use super::Part;
 use super::clock::Backoff;
+use super::footing::Footing;
 use super::local::Local;
 use super::warnings::Warnings;
 use arc_swap::ArcSwap;
@@ -29,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the kernel is compared with what it should be, although nothing changed.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
+/// How long a replica that may be old is waited for. Then the networks are made as it has them: names are to be answered
+/// also on a host that is cut off.
+const FOOTING: Duration = Duration::from_secs(5);
 /// How long a task may wait for its network's bridge.
 const BRIDGE: Duration = Duration::from_secs(15);
 const SUBJECT: &str = "network";
@@ -41,6 +45,7 @@ pub(super) struct Networks {
     member: Member,
     local: Arc<Local>,
     warnings: Warnings,
+    footing: watch::Receiver<Footing>,
     /// What programs the kernel, or why it cannot be programmed.
     kernel: std::result::Result<Network, String>,
     underlay: IpAddr,
@@ -56,6 +61,7 @@ impl Networks {
         local: Arc<Local>,
         underlay: IpAddr,
         warnings: Warnings,
+        footing: watch::Receiver<Footing>,
     ) -> Self {
         let kernel = Network::new().map_err(|why| why.to_string());
         if let Err(why) = &kernel {
@@ -66,6 +72,7 @@ impl Networks {
             member,
             local,
             warnings,
+            footing,
             kernel,
             underlay,
             ready: watch::Sender::default(),
@@ -133,6 +140,12 @@ impl Networks {
             return;
         };
         let mtu = self.mtu(kernel).await;
+        let mut footing = self.footing.clone();
+        let sure = footing.wait_for(|footing| *footing != Footing::Unsure);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tokio::time::timeout(FOOTING, sure) => {}
+        }
         let mut applied = self.member.watch_applied();
         let mut check = tokio::time::interval(DRIFT_CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -183,6 +196,10 @@ impl Networks {
 
     /// What the kernel should be like; `None` while it should stay as it is.
     fn desired(&self, mtu: u32) -> Option<HostNetwork> {
+        let local = match *self.footing.borrow() {
+            Footing::Sure => Vec::new(),
+            Footing::Unsure | Footing::Refused => self.local.tasks(),
+        };
         let (state, node) = (self.member.state(), self.member.id());
         let leave_alone = match super::part(&state, node) {
             Part::Unknown => true,
@@ -190,7 +207,11 @@ impl Networks {
             // Its tasks may use the network until they have stopped.
             Part::Out => !self.local.tasks().is_empty(),
         };
-        (!leave_alone).then(|| desired::of(&state, node, self.underlay, mtu))
+        (!leave_alone).then(|| {
+            let mut desired = desired::of(&state, node, self.underlay, mtu);
+            desired::keep(&mut desired, &local);
+            desired
+        })
     }
 
     async fn mtu(&self, kernel: &Network) -> u32 {
