@@ -14,6 +14,11 @@ need dig bind9-dnsutils
 need curl curl
 need setsid util-linux
 need cc gcc
+# For images: a registry, and programs of others that make and copy them.
+need docker-registry docker-registry
+need skopeo skopeo
+need umoci umoci
+need htpasswd apache2-utils
 if [ "${1:-}" = --vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need mkfs.ext4 e2fsprogs

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use swarm_runtime::registry::RegistryConfig;
 
 /// The agent of a small container cluster.
 #[derive(Debug, Parser)]
@@ -70,6 +71,31 @@ pub struct Settings {
     /// Make containers' control groups below this one [default: swarmd]
     #[arg(long, env = "SWARMD_CGROUP_PARENT", value_name = "NAME")]
     pub cgroup_parent: Option<String>,
+    /// Speak to these registries without TLS where they know none: HOST, HOST:PORT or an IP network [default: none; this host's own addresses always may]
+    #[arg(
+        long,
+        env = "SWARMD_INSECURE_REGISTRIES",
+        value_name = "REGISTRY",
+        value_delimiter = ','
+    )]
+    pub insecure_registries: Vec<String>,
+    /// Trust, beside the system's, the certificates in DIR/HOST[:PORT]/*.crt for that registry [default: /etc/swarmd/certs.d]
+    #[arg(long, env = "SWARMD_REGISTRY_CA_DIR", value_name = "DIR")]
+    pub registry_ca_dir: Option<PathBuf>,
+    /// Take credentials for registries from this file of Docker's [default: ~/.docker/config.json]
+    #[arg(long, env = "SWARMD_REGISTRY_CREDENTIALS", value_name = "FILE")]
+    pub registry_credentials: Option<PathBuf>,
+    /// Ask a mirror before a registry, such as docker.io=mirror.example:5000
+    #[arg(
+        long,
+        env = "SWARMD_REGISTRY_MIRRORS",
+        value_name = "REGISTRY=MIRROR",
+        value_delimiter = ','
+    )]
+    pub registry_mirrors: Vec<String>,
+    /// Pull names without a registry from this one, such as docker.io [default: such names are not pulled]
+    #[arg(long, env = "SWARMD_DEFAULT_REGISTRY", value_name = "REGISTRY")]
+    pub default_registry: Option<String>,
     /// Log this: error, warn, info, debug, trace, or a filter such as info,swarm_consensus=debug [default: info]
     #[arg(long, env = "SWARMD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -92,6 +118,8 @@ pub struct Config {
     pub dns_listen: (SocketAddr, bool),
     /// See [`Settings::cgroup_parent`].
     pub cgroup_parent: String,
+    /// Where images are pulled from.
+    pub registry: RegistryConfig,
     /// See [`Settings::log`].
     pub log: String,
 }
@@ -113,6 +141,7 @@ impl Settings {
                 .to_lowercase();
             Ok(name.split('.').next().unwrap_or("node").to_owned())
         };
+        let registry = self.registry(&file)?;
         let name = match self.name.or(file.name) {
             Some(name) => name,
             None => host()?,
@@ -165,12 +194,55 @@ impl Settings {
                 dns.is_some(),
             ),
             cgroup_parent,
+            registry,
             log: self
                 .log
                 .or(file.log)
                 .unwrap_or_else(|| "info,openraft=warn".into()),
         })
     }
+}
+
+impl Settings {
+    fn registry(&self, file: &Self) -> Result<RegistryConfig> {
+        let given =
+            |own: &[String], other: &[String]| if own.is_empty() { other } else { own }.to_vec();
+        let mirror = |text: String| match text.split_once('=') {
+            Some((registry, mirror)) if !registry.is_empty() && !mirror.is_empty() => {
+                Ok((registry.to_owned(), mirror.to_owned()))
+            }
+            _ => bail!(
+                "\"{text}\" is not a mirror; give one as REGISTRY=MIRROR, such as docker.io=mirror.example:5000"
+            ),
+        };
+        let mirrors = given(&self.registry_mirrors, &file.registry_mirrors);
+        Ok(RegistryConfig {
+            insecure: given(&self.insecure_registries, &file.insecure_registries),
+            ca_dir: Some(
+                (self.registry_ca_dir.clone())
+                    .or(file.registry_ca_dir.clone())
+                    .unwrap_or_else(|| "/etc/swarmd/certs.d".into()),
+            ),
+            credentials: Some(
+                (self.registry_credentials.clone())
+                    .or(file.registry_credentials.clone())
+                    .unwrap_or_else(docker_s),
+            ),
+            mirrors: mirrors.into_iter().map(mirror).collect::<Result<_>>()?,
+            default: self
+                .default_registry
+                .clone()
+                .or(file.default_registry.clone()),
+        })
+    }
+}
+
+/// Where Docker's programs keep credentials.
+fn docker_s() -> PathBuf {
+    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into()));
+    own.unwrap_or_else(|| home().join(".docker"))
+        .join("config.json")
 }
 
 fn read(path: &Path) -> Result<Settings> {
@@ -204,6 +276,31 @@ mod tests {
             ("from-flag", 1234)
         );
         assert_eq!(config.data_dir, PathBuf::from("/var/lib/swarmd"));
+    }
+
+    #[test]
+    fn registries_come_from_flags_and_from_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swarmd.toml");
+        let text = "insecure-registries = [\"a:1\"]\ndefault-registry = \"docker.io\"\nregistry-mirrors = [\"docker.io=b:2\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let settings = |insecure: &[&str], mirrors: &[&str]| Settings {
+            config: Some(path.clone()),
+            name: Some("a".into()),
+            insecure_registries: insecure.iter().map(ToString::to_string).collect(),
+            registry_mirrors: mirrors.iter().map(ToString::to_string).collect(),
+            ..Settings::default()
+        };
+        let registry = settings(&[], &[]).complete().unwrap().registry;
+        assert_eq!(registry.insecure, ["a:1"]);
+        assert_eq!(registry.mirrors, [("docker.io".into(), "b:2".into())]);
+        assert_eq!(registry.default.as_deref(), Some("docker.io"));
+        assert_eq!(
+            settings(&["c"], &[]).complete().unwrap().registry.insecure,
+            ["c"]
+        );
+        let error = settings(&[], &["nonsense"]).complete().unwrap_err();
+        assert!(error.to_string().contains("nonsense"));
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn host_config(config: &Config) -> HostConfig {
         shim: vec!["/proc/self/exe".into(), "shim".into()],
         version: VERSION.into(),
         builtin: vec![builtin::whoami()],
+        registry: config.registry.clone(),
     }
 }
 

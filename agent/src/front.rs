@@ -8,7 +8,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
+    Stats, Update,
 };
 use swarm_api::model::{
     Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read, Scope,
@@ -175,6 +176,14 @@ impl Backend for Front {
         archive: BoxStream<Result<Bytes>>,
     ) -> Result<Image> {
         self.cluster()?.import_image(name, config, archive).await
+    }
+
+    async fn pull_image(
+        &self,
+        name: String,
+        options: PullOptions,
+    ) -> Result<BoxStream<Result<PullEvent>>> {
+        self.cluster()?.pull_image(name, options).await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

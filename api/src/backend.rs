@@ -154,6 +154,47 @@ pub struct Stats {
     pub tx_bytes: u64,
 }
 
+/// When an image is fetched from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// Where it is not known.
+    #[default]
+    Missing,
+    /// Each time; what is here already is not fetched again.
+    Always,
+}
+
+/// How an image is fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PullOptions {
+    /// When.
+    pub policy: PullPolicy,
+}
+
+/// How far a layer is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerProgress {
+    /// The digest by which its registry knows it.
+    pub digest: String,
+    /// Bytes that have come.
+    pub done: u64,
+    /// Bytes to come in all, as they are sent.
+    pub total: u64,
+    /// Whether it is unpacked, or was here before.
+    pub ready: bool,
+}
+
+/// What happens while an image is fetched. `Done` is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)]
+pub enum PullEvent {
+    /// A layer has come further.
+    Layer(LayerProgress),
+    /// The image is here, and known.
+    Done(Image),
+}
+
 /// The verbs. Names of tasks may be a name (`web.1`), an id, a prefix of an id that is unique, or, where a
 /// service has one live task, the service's name.
 #[async_trait]
@@ -228,6 +269,19 @@ pub trait Backend: Send + Sync + 'static {
         config: crate::model::ImageConfig,
         archive: BoxStream<Result<Bytes>>,
     ) -> Result<Image>;
+
+    /// Gets an image from its registry, and makes it known. Of a name without a registry (see
+    /// [`crate::model::ImageReference`]) only where it is known, or where the agent has a default registry.
+    async fn pull_image(
+        &self,
+        name: String,
+        options: PullOptions,
+    ) -> Result<BoxStream<Result<PullEvent>>> {
+        let _ = options;
+        Err(crate::Error::Unsupported(format!(
+            "cannot pull the image {name}: this backend has no registries"
+        )))
+    }
 
     /// One layer of an image as an uncompressed tar archive, by its digest; for peers.
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>>;

@@ -2,7 +2,7 @@
 //!
 //! `container` makes one container and runs in the shim; `shim` owns one container's streams and exit
 //! status in a process of its own; `engine` speaks to the shims from the agent; `image` keeps layers;
-//! `oci` turns a task into a runtime spec; `host` is all of it together, as a `Backend`. This crate must not
+//! `registry` asks image registries; `oci` turns a task into a runtime spec; `host` is all of it together, as a `Backend`. This crate must not
 //! know of clusters.
 
 pub mod container;
@@ -11,6 +11,7 @@ pub mod error;
 pub mod host;
 pub mod image;
 pub mod oci;
+pub mod registry;
 pub mod shim;
 
 pub use error::{Error, Result};

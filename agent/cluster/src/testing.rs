@@ -213,6 +213,7 @@ pub(crate) fn image(name: &str) -> Image {
         config: ImageConfig::default(),
         created_at: Timestamp(0),
         builtin: false,
+        manifest: None,
     }
 }
 

@@ -1,8 +1,11 @@
 //! Images: unpacked by the node that was asked, and then known to the whole cluster, with who has them.
 
 use bytes::Bytes;
-use swarm_api::model::{Image, ImageConfig, ImageReference, NodeId};
+use futures_util::{StreamExt, stream};
+use swarm_api::backend::{PullEvent, PullOptions, PullPolicy};
+use swarm_api::model::{Image, ImageConfig, ImageReference, NodeHealth, NodeId, Read};
 use swarm_api::{Backend, BoxStream, Error, Result};
+use swarm_cluster::state::ImageRecord;
 use swarm_cluster::{Change, State};
 use swarm_member::Member;
 use swarm_runtime::host::Host;
@@ -35,6 +38,88 @@ pub(super) async fn import(
             Err(why.context(format!("cannot make image {reference} known to the cluster")))
         }
     }
+}
+
+/// Gets an image from its registry, on this node, and makes it known; unless the cluster knows it, and `options` are
+/// content with that.
+pub(super) async fn pull(
+    member: &Member,
+    host: &Host,
+    name: &str,
+    options: PullOptions,
+) -> Result<BoxStream<Result<PullEvent>>> {
+    let reference: ImageReference = name.parse()?;
+    let name = reference.to_string();
+    if options.policy == PullPolicy::Missing {
+        let mut there = available(&member.state(), &name);
+        if there.is_none() {
+            // Another node may know it already. Without a quorum, what this one knows is all there is.
+            let _ = member.read(Read::Linearizable).await;
+            there = available(&member.state(), &name);
+        }
+        if let Some(image) = there {
+            return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
+        }
+    }
+    let pinned = reference
+        .digest()
+        .and_then(|d| by_manifest(&member.state(), d));
+    if let Some((image, nodes)) = pinned
+        && !nodes.contains(&member.id())
+    {
+        // The same bytes under another name: who has them has them under this one as well.
+        let image = Image { reference, ..image };
+        for node in nodes {
+            let change = Change::PutImage {
+                image: image.clone(),
+                node,
+            };
+            member.propose(change).await?;
+        }
+        return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
+    }
+    let events = host.pull_image(name, options).await?;
+    let member = member.clone();
+    let made_known = events.then(move |event| {
+        let member = member.clone();
+        async move {
+            let event = event?;
+            if let PullEvent::Done(image) = &event {
+                let (image, node) = (image.clone(), member.id());
+                let reference = image.reference.clone();
+                member.propose(Change::PutImage { image, node }).await.map_err(|e: Error| {
+                    e.context(format!(
+                        "image {reference} is on this node, but the cluster may not know it yet; pull it again once it answers"
+                    ))
+                })?;
+            }
+            Ok(event)
+        }
+    });
+    Ok(made_known.boxed())
+}
+
+/// The image of that name, where a node that lives has it.
+fn available(state: &State, name: &str) -> Option<Image> {
+    let record = state.images.get(name)?;
+    has_living(state, record).then(|| record.image.clone())
+}
+
+fn by_manifest(state: &State, digest: &str) -> Option<(Image, Vec<NodeId>)> {
+    let mut records = state.images.values();
+    let record =
+        records.find(|r| r.image.manifest.as_deref() == Some(digest) && has_living(state, r))?;
+    Some((record.image.clone(), record.nodes.iter().copied().collect()))
+}
+
+fn has_living(state: &State, record: &ImageRecord) -> bool {
+    let lives = |node: &NodeId| {
+        state
+            .nodes
+            .get(node)
+            .is_some_and(|n| n.health == NodeHealth::Ready)
+    };
+    record.image.builtin || record.nodes.iter().any(lives)
 }
 
 async fn undo(host: &Host, reference: &ImageReference, before: Option<Image>) -> Result<()> {
@@ -81,7 +166,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use swarm_api::model::Timestamp;
-    use swarm_cluster::state::ImageRecord;
 
     fn image(name: &str, digest: &str, builtin: bool) -> Image {
         Image {
@@ -92,6 +176,7 @@ mod tests {
             config: ImageConfig::default(),
             created_at: Timestamp(0),
             builtin,
+            manifest: None,
         }
     }
 

@@ -27,7 +27,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
+    Stats, Update,
 };
 use swarm_api::model::{
     Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read,
@@ -149,6 +150,14 @@ impl Backend for ClusterBackend {
         archive: BoxStream<Result<Bytes>>,
     ) -> Result<Image> {
         images::import(&self.cluster.member, &self.host, name, config, archive).await
+    }
+
+    async fn pull_image(
+        &self,
+        name: String,
+        options: PullOptions,
+    ) -> Result<BoxStream<Result<PullEvent>>> {
+        images::pull(&self.cluster.member, &self.host, &name, options).await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

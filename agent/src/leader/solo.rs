@@ -166,6 +166,7 @@ pub(crate) fn whoami() -> Image {
         config: ImageConfig::default(),
         created_at: now(),
         builtin: true,
+        manifest: None,
     }
 }
 

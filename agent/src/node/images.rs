@@ -3,7 +3,7 @@
 
 use super::clock::Backoff;
 use super::local::Local;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,8 @@ const ANSWER: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(15);
 /// How often all peers are asked before the task is refused; its restart policy decides what follows.
 const ROUNDS: u32 = 5;
+/// Layers fetched at once.
+const LAYERS: usize = 3;
 
 /// The images of this node.
 pub(super) struct Images {
@@ -72,17 +74,32 @@ impl Images {
             let state = self.member.state();
             let known = state.images.get(&reference.to_string());
             match choose(reference, here.as_ref(), known)? {
-                Source::Here(image) => (image.clone(), Vec::new()),
+                Source::Here(image) => (image.clone(), HashMap::new()),
                 Source::Cluster(record) => {
-                    let peers = peers(&state, record, self.member.id(), task.id.as_str());
+                    // Each layer from another peer, as far as there are several.
+                    let own = self.member.id();
+                    let peers =
+                        |digest| peers(&state, record, own, &format!("{}{digest}", task.id));
+                    let layers = record.image.layers.iter();
+                    let peers = layers
+                        .map(|digest| (digest.clone(), peers(digest)))
+                        .collect();
                     (record.image.clone(), peers)
                 }
             }
         };
-        for digest in self.host.has_layers(&image) {
+        let missing = self.host.has_layers(&image);
+        if !missing.is_empty() {
             waiting(format!("gets image {reference} from its peers"));
-            self.fetch(&digest, &peers).await?;
         }
+        stream::iter(missing)
+            .map(|digest| {
+                let peers = peers.get(&digest).map_or(&[][..], Vec::as_slice);
+                async move { self.fetch(&digest, peers).await }
+            })
+            .buffer_unordered(LAYERS)
+            .try_collect::<Vec<()>>()
+            .await?;
         if here.as_ref() != Some(&image) {
             // A layer may have been tidied away between its arrival and now: it is fetched again.
             let put = self.host.put_image(image.clone()).await;
@@ -181,6 +198,7 @@ impl Images {
                 forgotten.retain(|reference| !now.contains(reference));
                 known = now;
                 self.remove(&mut forgotten, &local.tasks()).await;
+                self.adopt().await;
                 match crate::backend::announce_images(&self.member, &self.host).await {
                     Ok(()) => backoff.reset(),
                     Err(why) => {
@@ -200,6 +218,24 @@ impl Images {
                 changed = applied.changed() => if changed.is_err() { return },
                 () = changes.next() => {}
                 () = rest => {}
+            }
+        }
+    }
+
+    /// Keeps under their names the images that the cluster lists for this node and whose layers are here under another
+    /// name, so that they stay when that other name goes.
+    async fn adopt(&self) {
+        let images: Vec<Image> = {
+            let (state, own) = (self.member.state(), self.member.id());
+            let listed = state.images.values().filter(|r| r.nodes.contains(&own));
+            let unnamed = listed.filter(|r| self.host.image(&r.image.reference).is_none());
+            unnamed.map(|r| r.image.clone()).collect()
+        };
+        for image in images {
+            if self.host.has_layers(&image).is_empty()
+                && let Err(why) = self.host.put_image(image).await
+            {
+                tracing::debug!(%why, "an image is not kept under a further name");
             }
         }
     }
@@ -306,6 +342,7 @@ mod tests {
             config: ImageConfig::default(),
             created_at: Timestamp(0),
             builtin,
+            manifest: None,
         }
     }
 

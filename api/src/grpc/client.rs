@@ -5,7 +5,8 @@ use super::server::gather;
 use super::status::from_status;
 use super::{LARGEST_MESSAGE, chunks};
 use crate::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
+    Stats, Update,
 };
 use crate::model::{
     Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read,
@@ -264,6 +265,19 @@ impl Backend for Client {
             (Err(_), Some(reason)) => Err(reason),
             (answer, _) => answer?.try_into(),
         }
+    }
+
+    async fn pull_image(
+        &self,
+        name: String,
+        options: PullOptions,
+    ) -> Result<BoxStream<Result<PullEvent>>> {
+        let request = v1::PullImageRequest {
+            name,
+            policy: v1::PullPolicy::from(options.policy).into(),
+        };
+        let events = ask(self.backend().pull_image(request).await)?;
+        Ok(receive(events, TryInto::try_into))
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

@@ -2,9 +2,9 @@
 //! when the client takes it, and dropped when the client goes.
 
 use super::chunks;
-use super::convert::{each, exec_spec, into_each, kind, present, read};
+use super::convert::{each, exec_spec, into_each, kind, present, pull_policy, read};
 use super::status::to_status;
-use crate::backend::{AttachOptions, Input, LogOptions, LogRecord, Output};
+use crate::backend::{AttachOptions, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions};
 use crate::model::{Answer, Freshness, ImageConfig, Object};
 use crate::{Backend, BoxStream, Error, Result};
 use bytes::Bytes;
@@ -40,6 +40,7 @@ impl v1::backend_server::Backend for BackendService {
     type ExecStream = Items<v1::ProcessOutput>;
     type StatsStream = Items<v1::StatsResponse>;
     type WatchStream = Items<v1::Event>;
+    type PullImageStream = Items<v1::PullImageResponse>;
     type ExportLayerStream = Items<v1::ExportLayerResponse>;
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Reply<v1::InfoResponse> {
@@ -176,6 +177,20 @@ impl v1::backend_server::Backend for BackendService {
             .import_image(start.name, config, archive(messages))
             .await;
         reply(image)
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Reply<Self::PullImageStream> {
+        let r = request.into_inner();
+        let events = async {
+            let policy = pull_policy(r.policy)?;
+            self.backend.pull_image(r.name, PullOptions { policy }).await
+        };
+        items(events.await, |event: PullEvent| {
+            [v1::PullImageResponse::from(event)]
+        })
     }
 
     async fn export_layer(

@@ -234,6 +234,7 @@ impl Backend for Fake {
             config,
             created_at: Timestamp(0),
             builtin: false,
+            manifest: None,
         })
     }
 

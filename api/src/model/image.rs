@@ -4,25 +4,82 @@ use super::Timestamp;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// An image's name and tag, `name:tag`; the tag defaults to `latest`.
+/// An image's name, with a tag, a digest or both: `NAME:TAG`, `NAME@sha256:…`, `NAME:TAG@sha256:…`. Where neither is
+/// given, the tag is `latest`.
+///
+/// The first part of the name is a registry where it has a dot or a colon or is `localhost`, and something follows:
+/// `docker.io/library/nginx:1.27`, `localhost:5000/team/web`. All other names stand for what the host or the cluster
+/// knows by them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageReference {
     name: String,
+    /// Empty where there is only a digest.
     tag: String,
+    digest: Option<String>,
 }
 
 impl ImageReference {
-    /// The part before the tag.
+    /// The part before the tag and the digest.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The tag.
+    /// The tag; empty where there is only a digest.
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
+    }
+
+    /// The digest of its manifest, `sha256:` and 64 digits, where it is named by that.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// The registry, `HOST` or `HOST:PORT`, where the name has one.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        let (first, _) = self.name.split_once('/')?;
+        (first == "localhost" || first.contains(['.', ':'])).then_some(first)
+    }
+
+    /// The name without its registry.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        match self.registry() {
+            Some(registry) => &self.name[registry.len() + 1..],
+            None => &self.name,
+        }
+    }
+
+    /// The same name with the digest of a manifest: it stands for the same bytes from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where that is no digest.
+    pub fn pinned(&self, digest: &str) -> Result<Self> {
+        check_digest(digest)?;
+        Ok(Self {
+            digest: Some(digest.to_owned()),
+            ..self.clone()
+        })
+    }
+
+    /// What a registry is asked for: the digest, and the tag where there is none.
+    #[must_use]
+    pub fn selector(&self) -> &str {
+        self.digest().unwrap_or(&self.tag)
+    }
+}
+
+fn check_digest(digest: &str) -> Result<()> {
+    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    match digest.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 && hex.bytes().all(lower_hex) => Ok(()),
+        _ => Err(Error::Invalid(format!(
+            "\"{digest}\" is not a digest: expected sha256: and 64 digits 0-9 a-f"
+        ))),
     }
 }
 
@@ -32,17 +89,33 @@ impl std::str::FromStr for ImageReference {
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
             Err(Error::Invalid(format!(
-                "\"{text}\" is not an image name: {why}; write NAME or NAME:TAG, such as whoami or team/web:1.2"
+                "\"{text}\" is not an image name: {why}; write NAME, NAME:TAG or NAME@sha256:DIGEST, such as whoami, \
+                 team/web:1.2 or docker.io/library/nginx:1.27"
             )))
         };
-        let (name, tag) = match text.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => (name, tag),
-            _ => (text, "latest"),
+        let (named, digest) = match text.split_once('@') {
+            Some((named, digest)) => (named, Some(digest)),
+            None => (text, None),
         };
-        if name.is_empty() || tag.is_empty() {
+        if let Some(digest) = digest
+            && let Err(why) = check_digest(digest)
+        {
+            return bad(&why.to_string());
+        }
+        let (name, tag) = match named.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => {
+                if tag.is_empty() {
+                    return bad("a part of it is empty");
+                }
+                (name, tag)
+            }
+            _ if digest.is_some() => (named, ""),
+            _ => (named, "latest"),
+        };
+        if name.is_empty() {
             return bad("a part of it is empty");
         }
-        if text.len() > 255 {
+        if named.len() > 255 {
             return bad("it is longer than 255 characters");
         }
         let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -58,13 +131,21 @@ impl std::str::FromStr for ImageReference {
         Ok(Self {
             name: name.into(),
             tag: tag.into(),
+            digest: digest.map(str::to_owned),
         })
     }
 }
 
 impl std::fmt::Display for ImageReference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.name, self.tag)
+        f.write_str(&self.name)?;
+        if !self.tag.is_empty() {
+            write!(f, ":{}", self.tag)?;
+        }
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -106,7 +187,7 @@ pub struct ImageConfig {
 pub struct Image {
     /// Its name.
     pub reference: ImageReference,
-    /// `sha256:` and 64 hexadecimal digits: the digest of its manifest.
+    /// `sha256:` and 64 hexadecimal digits: that of its layers and its configuration. Images of one digest run alike.
     pub digest: String,
     /// Digests of its layers, lowest first (`sha256:…` of the uncompressed tar, the OCI diff id).
     pub layers: Vec<String>,
@@ -118,4 +199,53 @@ pub struct Image {
     pub created_at: Timestamp,
     /// Whether it came with the binary.
     pub builtin: bool,
+    /// The digest of the manifest that a registry gave for it (OCI distribution-spec), where it came from one.
+    #[serde(default)]
+    pub manifest: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(text: &str) -> ImageReference {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_registry_is_what_has_a_dot_or_a_port_or_is_localhost() {
+        for (text, registry, repository) in [
+            ("docker.io/library/nginx:1.27", Some("docker.io"), "library/nginx"),
+            ("localhost:5000/team/web", Some("localhost:5000"), "team/web"),
+            ("localhost/web:1", Some("localhost"), "web"),
+            ("10.0.0.1:5000/a", Some("10.0.0.1:5000"), "a"),
+            ("whoami", None, "whoami"),
+            ("web.v2:1.0", None, "web.v2"),
+            ("team/web:1.2", None, "team/web"),
+        ] {
+            let reference = parse(text);
+            assert_eq!((reference.registry(), reference.repository()), (registry, repository), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_written_as_it_is_read() {
+        for (text, whole) in [
+            ("whoami".to_owned(), "whoami:latest".to_owned()),
+            ("localhost:5000/web".into(), "localhost:5000/web:latest".into()),
+            (format!("a.b/web@{DIGEST}"), format!("a.b/web@{DIGEST}")),
+            (format!("a.b:1/web:2@{DIGEST}"), format!("a.b:1/web:2@{DIGEST}")),
+        ] {
+            assert_eq!(parse(&text).to_string(), whole);
+            assert_eq!(parse(&whole), parse(&text));
+        }
+        let pinned = parse("a.b/web:2").pinned(DIGEST).unwrap();
+        assert_eq!((pinned.selector(), pinned.tag()), (DIGEST, "2"));
+        assert_eq!(parse("a.b/web").selector(), "latest");
+        for bad in ["", ":1", "a:", "a@", "a@sha256:12", "A", "@sha256:12", "a@sha512:ab", "a:b c"] {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+    }
 }

@@ -1,16 +1,17 @@
 //! `run`: makes a service and, in the foreground, joins its only task.
 
-use crate::cli::RunArgs;
+use crate::cli::{Pull, RunArgs};
 use crate::console::{self, Console, End, Stdin};
 use crate::context::{Context, out};
 use crate::failure::{self, AGENT, Failure};
+use crate::pull;
 use crate::terminal;
 use anyhow::{Result, bail};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-use swarm_api::backend::{AttachOptions, Create};
+use swarm_api::backend::{AttachOptions, Create, PullPolicy};
 use swarm_api::grpc::Client;
-use swarm_api::model::{Kind, Object, Read, ServiceSpec, Task, TaskState};
+use swarm_api::model::{ImageReference, Kind, Object, Read, ServiceSpec, Task, TaskState};
 use swarm_api::{Backend, Error};
 
 /// How often it is looked why a task does not run yet.
@@ -18,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Carries it out; returns the exit code.
 pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<i32> {
-    let detach = args.detach;
+    let (detach, pull) = (args.detach, args.pull);
     let spec = args.into_spec(RandomState::new().hash_one(0));
     spec.validate()?;
     if !detach && spec.replicas != 1 {
@@ -29,16 +30,56 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<i32> {
         );
     }
     let client = context.client().await?;
+    let (spec, made) = create(&client, spec, pull).await?;
     if detach {
-        let made = client.create(Create::Service(spec.clone())).await?;
         context.print(&made, |_| spec.name.clone())?;
         return Ok(0);
     }
     foreground(&client, spec).await
 }
 
+/// Makes the service. Its image is pulled first where `pull` and its name say so, and then named by its digest, so that
+/// all tasks, also later ones, run the same bytes.
+async fn create(client: &Client, spec: ServiceSpec, pull: Pull) -> Result<(ServiceSpec, Object)> {
+    let reference: ImageReference = spec.task.image.parse()?;
+    let policy = match pull {
+        Pull::Always => Some(PullPolicy::Always),
+        Pull::Missing if reference.registry().is_some() => Some(PullPolicy::Missing),
+        Pull::Missing | Pull::Never => None,
+    };
+    let (missing, policy) = match policy {
+        Some(policy) => (None, policy),
+        // What the agent knows by a short name costs no question.
+        None => match client.create(Create::Service(spec.clone())).await {
+            Ok(made) => return Ok((spec, made)),
+            Err(why @ Error::NotFound(_)) if pull == Pull::Missing => {
+                (Some(why), PullPolicy::Missing)
+            }
+            Err(why) => return Err(why.into()),
+        },
+    };
+    let pulled = pull::pull(client, &spec.task.image, policy).await;
+    let image = match (pulled, missing) {
+        (Ok(image), _) => image,
+        // An agent that knows no registries: what it said first counts.
+        (Err(why), Some(first)) if matches!(why.downcast_ref(), Some(Error::Unsupported(_))) => {
+            return Err(first.into());
+        }
+        (Err(why), _) => return Err(why),
+    };
+    let mut spec = spec;
+    if let Some(manifest) = &image.manifest {
+        let pinned = reference.pinned(manifest)?.to_string();
+        if pinned != image.reference.to_string() {
+            pull::pull(client, &pinned, PullPolicy::Missing).await?;
+        }
+        spec.task.image = pinned;
+    }
+    let made = client.create(Create::Service(spec.clone())).await?;
+    Ok((spec, made))
+}
+
 async fn foreground(client: &Client, spec: ServiceSpec) -> Result<i32> {
-    client.create(Create::Service(spec.clone())).await?;
     let name = format!("{}.1", spec.name);
     let stdin = if spec.task.stdin {
         Stdin::Passed

@@ -5,9 +5,11 @@ use super::{Host, Inner, clock, machine};
 use crate::oci;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, Stats, Update,
+    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
+    PullPolicy, Stats, Update,
 };
 use swarm_api::model::{
     Answer, Endpoint, Event, ExitStatus, Image, ImageConfig, ImageReference, Info, Kind, Lookup,
@@ -249,12 +251,44 @@ impl Backend for Host {
         Ok(imported)
     }
 
+    async fn pull_image(
+        &self,
+        name: String,
+        options: PullOptions,
+    ) -> Result<BoxStream<Result<PullEvent>>> {
+        let reference: ImageReference = name.parse()?;
+        let there = self.inner.store.image(&reference);
+        if let Some(image) = there
+            && options.policy == PullPolicy::Missing
+            && self.has_layers(&image).is_empty()
+        {
+            return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
+        }
+        if let Some(image) = self.inner.known_by_manifest(&reference) {
+            self.put_image(image.clone()).await?;
+            return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
+        }
+        self.inner.puller.pull(&reference, clock::now())
+    }
+
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         Ok(self.inner.store.export_layer(&digest)?)
     }
 }
 
 impl Inner {
+    /// An image that is here under another name, and is what a name with a digest stands for.
+    fn known_by_manifest(&self, reference: &ImageReference) -> Option<Image> {
+        let wanted = reference.digest()?;
+        let mut images = self.store.images().into_iter();
+        let image = images.find(|i| i.manifest.as_deref() == Some(wanted))?;
+        let here = self.store.missing_layers(&image.layers).is_empty();
+        here.then(|| Image {
+            reference: reference.clone(),
+            ..image
+        })
+    }
+
     fn this_node(&self, name: &str) -> Result<Node> {
         let node = machine::node(&self.config);
         if name == node.name || name == node.id.to_string() {

@@ -21,6 +21,8 @@ mod types;
 
 use crate::engine::{ContainerState, Engine, EngineConfig};
 use crate::image::Store;
+use crate::image::pull::Puller;
+use crate::registry::Registry;
 use bytes::Bytes;
 use disk::Disk;
 use std::path::PathBuf;
@@ -45,6 +47,7 @@ pub struct Host {
 pub(crate) struct Inner {
     config: HostConfig,
     store: Store,
+    puller: Puller,
     engine: Engine,
     disk: Disk,
     table: Mutex<Table>,
@@ -217,6 +220,7 @@ impl Inner {
         // Layers of images that came only by half.
         store.collect(|| table.layers())?;
         Ok(Self {
+            puller: Puller::new(store.clone(), Registry::new(config.registry.clone())),
             store,
             engine,
             disk,

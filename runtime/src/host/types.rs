@@ -1,5 +1,6 @@
 //! What a host is given: where things are, and what the cluster asks of it. No logic.
 
+use crate::registry::RegistryConfig;
 use async_trait::async_trait;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -25,6 +26,8 @@ pub struct HostConfig {
     pub version: String,
     /// Images that come with the binary.
     pub builtin: Vec<BuiltinImage>,
+    /// Where images are pulled from.
+    pub registry: RegistryConfig,
 }
 
 /// An image that comes with the binary.

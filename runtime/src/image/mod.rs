@@ -7,6 +7,7 @@
 
 mod archive;
 mod builtin;
+pub(crate) mod pull;
 mod record;
 mod resolve;
 mod rootfs;
@@ -21,7 +22,7 @@ use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,10 @@ const RECORD: &str = "record.gz";
 const REPLACED: &str = "replaced";
 const SIZE: &str = "size";
 const NEW: &str = ".new-";
+/// What a frame of zstd begins with (RFC 8878), and the largest window it may want, as a power of two: 32 MiB, which
+/// all but its `--ultra` levels do with.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const ZSTD_WINDOW: u32 = 25;
 
 /// The images of one host. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -225,6 +230,19 @@ impl Store {
         layers.iter().rev().map(tree).collect()
     }
 
+    /// The bytes of one layer's archive, uncompressed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is not here.
+    pub fn layer_size(&self, digest: &str) -> Result<u64> {
+        let path = self.inner.find(digest)?.join(SIZE);
+        let reading = |e: std::io::Error| Error::io(format!("read {}", path.display()), e);
+        let text = std::fs::read_to_string(&path).map_err(reading)?;
+        text.trim()
+            .parse()
+            .map_err(|_| Error::Internal(format!("{} is damaged: {text:?}", path.display())))
+    }
+
     /// One layer as an uncompressed tar archive, byte for byte as it came.
     ///
     /// # Errors
@@ -358,6 +376,7 @@ impl Inner {
             config,
             created_at: now,
             builtin,
+            manifest: None,
         };
         self.put_image(image.clone())?;
         Ok(image)
@@ -416,18 +435,21 @@ pub fn image_digest(layers: &[String], config: &ImageConfig) -> String {
     archive::digest_of(Sha256::new_with_prefix(json))
 }
 
-/// `reader`, without gzip's compression if it has that.
-fn decompress<'a>(reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
-    let mut reader = BufReader::with_capacity(64 << 10, reader);
-    let start = reader
-        .fill_buf()
-        .map_err(|e| Error::Invalid(format!("the archive cannot be read: {e}")))?;
-    // A stream's first piece may be a single byte; that the second one is missed is no harm: no tar archive has this as
-    // its first either.
-    if start.starts_with(&[0x1f]) {
-        Ok(Box::new(MultiGzDecoder::new(reader)))
+/// `reader`, without the compression of gzip or zstd if it has that.
+fn decompress<'a>(mut reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let bad = |e: std::io::Error| Error::Invalid(format!("the archive cannot be read: {e}"));
+    let mut start = Vec::with_capacity(4);
+    (&mut reader).take(4).read_to_end(&mut start).map_err(bad)?;
+    let kind = start.clone();
+    let whole = BufReader::with_capacity(64 << 10, std::io::Cursor::new(start).chain(reader));
+    if kind.starts_with(&[0x1f, 0x8b]) {
+        Ok(Box::new(MultiGzDecoder::new(whole)))
+    } else if kind == ZSTD {
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(whole).map_err(bad)?;
+        decoder.window_log_max(ZSTD_WINDOW).map_err(bad)?;
+        Ok(Box::new(decoder))
     } else {
-        Ok(Box::new(reader))
+        Ok(Box::new(whole))
     }
 }
 

@@ -113,6 +113,7 @@ impl Site {
             shim: harness::shim(),
             version: "1.2.3".into(),
             builtin: Vec::new(),
+            registry: Default::default(),
         };
         let host = Host::open(config.clone()).await.unwrap();
         let archive = stream::iter([Ok(Bytes::from(busybox()))]).boxed();

@@ -96,5 +96,6 @@ use enumeration;
 
 pub(crate) use answers::{kind, read};
 pub(crate) use nodes::role;
+pub(crate) use services::pull_policy;
 pub(crate) use streams::{attach_start, exec_spec, exec_start, logs_request};
 pub(crate) use tasks::address;

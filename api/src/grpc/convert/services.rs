@@ -1,14 +1,17 @@
 //! Services, images and networks.
 
-use super::{each, enumeration, into_each, narrow, need, parse};
+use super::{each, enumeration, into_each, narrow, need, parse, present};
 use crate::model::{
     Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart, RestartPolicy, Service,
     ServiceChange, ServiceSpec, Timestamp,
 };
+use crate::backend::{LayerProgress, PullEvent, PullPolicy};
 use crate::{Error, Result};
 use swarm_proto::v1;
+use swarm_proto::v1::pull_image_response;
 
 enumeration!(protocol: Protocol = v1::Protocol, Some(Protocol::Tcp), { Tcp, Udp });
+enumeration!(pull_policy: PullPolicy = v1::PullPolicy, Some(PullPolicy::Missing), { Missing, Always });
 enumeration!(condition: Restart = v1::RestartCondition, Some(Restart::OnFailure), { Never, OnFailure, Always });
 
 impl From<Port> for v1::Port {
@@ -179,6 +182,7 @@ impl From<Image> for v1::Image {
             config: Some(i.config.into()),
             created_at_unix_ms: i.created_at.0,
             builtin: i.builtin,
+            manifest: i.manifest,
         }
     }
 }
@@ -195,6 +199,41 @@ impl TryFrom<v1::Image> for Image {
             config: i.config.map(Into::into).unwrap_or_default(),
             created_at: Timestamp(i.created_at_unix_ms),
             builtin: i.builtin,
+            manifest: i.manifest,
+        })
+    }
+}
+
+impl From<PullEvent> for v1::PullImageResponse {
+    fn from(event: PullEvent) -> Self {
+        use pull_image_response::Event;
+        Self {
+            event: Some(match event {
+                PullEvent::Layer(l) => Event::Layer(v1::LayerProgress {
+                    digest: l.digest,
+                    done_bytes: l.done,
+                    total_bytes: l.total,
+                    ready: l.ready,
+                }),
+                PullEvent::Done(image) => Event::Image(image.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::PullImageResponse> for PullEvent {
+    type Error = Error;
+
+    fn try_from(response: v1::PullImageResponse) -> Result<Self> {
+        use pull_image_response::Event;
+        Ok(match present("event", response.event)? {
+            Event::Layer(l) => Self::Layer(LayerProgress {
+                digest: l.digest,
+                done: l.done_bytes,
+                total: l.total_bytes,
+                ready: l.ready,
+            }),
+            Event::Image(image) => Self::Done(image.try_into()?),
         })
     }
 }

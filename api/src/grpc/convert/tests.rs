@@ -316,6 +316,7 @@ fn images_networks_and_events_survive_the_wire() {
         },
         created_at: Timestamp(5),
         builtin: true,
+        manifest: Some("sha256:cc".into()),
     };
     survives::<_, v1::Object>(Object::Image(image));
     let subnet = "10.1.0.0/16".parse().unwrap();

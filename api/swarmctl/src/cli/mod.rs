@@ -5,7 +5,7 @@ mod run;
 mod tests;
 mod values;
 
-pub(crate) use run::RunArgs;
+pub(crate) use run::{Pull, RunArgs};
 pub(crate) use values::environment;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -358,6 +358,18 @@ Examples:
   swarmctl image import busybox busybox.tar
   docker export CONTAINER | swarmctl image import team/web:1.2 - --entrypoint /bin/web --expose 80/tcp")]
     Import(ImportArgs),
+    /// Get images from their registries, on the agent's node; all nodes can run them then
+    #[command(after_help = "\
+Examples:
+  swarmctl image pull docker.io/library/nginx:1.27
+  swarmctl image pull localhost:5000/team/web@sha256:DIGEST
+
+Credentials are those of Docker's file on the agent's node (`docker login`, `skopeo login`).")]
+    Pull {
+        /// REGISTRY/NAME, REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
     /// List images
     Ls,
     /// Show everything about images, as JSON

@@ -96,7 +96,10 @@ pub(crate) struct RunArgs {
     /// Time between the stop signal and SIGKILL [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) stop_timeout: Option<Duration>,
-    /// The image: NAME or NAME:TAG
+    /// When the image is pulled from its registry: missing (where it is not known), always or never
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Pull::Missing)]
+    pub(crate) pull: Pull,
+    /// The image: NAME or NAME:TAG, with the registry to pull it from in front or without
     pub(crate) image: String,
     /// In place of the image's command
     #[arg(
@@ -105,6 +108,14 @@ pub(crate) struct RunArgs {
         value_name = "CMD"
     )]
     pub(crate) command: Vec<String>,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Pull {
+    Missing,
+    Always,
+    Never,
 }
 
 impl RunArgs {

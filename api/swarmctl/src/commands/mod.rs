@@ -11,8 +11,10 @@ use crate::cli::{
 };
 use crate::context::{Context, out};
 use crate::failure;
+use crate::pull;
 use anyhow::Result;
 use clap::CommandFactory;
+use swarm_api::backend::PullPolicy;
 use swarm_api::model::Kind;
 
 /// Carries it out; returns the exit code.
@@ -120,6 +122,14 @@ async fn service(context: &Context, command: ServiceCommand) -> Result<i32> {
 async fn image(context: &Context, command: ImageCommand) -> Result<i32> {
     match command {
         ImageCommand::Import(args) => image::import(context, args).await?,
+        ImageCommand::Pull { names } => {
+            let client = context.client().await?;
+            return each(names, async |name: String| {
+                let image = pull::pull(&client, &name, PullPolicy::Always).await?;
+                context.print(&image, |i| i.reference.to_string())
+            })
+            .await;
+        }
         ImageCommand::Ls => show::list(context, Kind::Image).await?,
         ImageCommand::Inspect { names } => return show::inspect(context, Kind::Image, names).await,
         ImageCommand::Rm { names } => {
