@@ -7,6 +7,7 @@ mod forming;
 mod host_scope;
 mod images;
 mod network;
+mod registry;
 mod running;
 mod streams;
 
