@@ -16,8 +16,8 @@ endif
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
 
-build: ## build swarmd and swarmctl for use (release)
-	$(CARGO) build --release -p swarmd -p swarmctl
+build: ## build swarmd, swarmctl and swarm-oci for use (release)
+	$(CARGO) build --release -p swarmd -p swarmctl -p swarm-oci
 
 deps:
 	@tests/install-deps.sh
@@ -29,7 +29,7 @@ demo: deps ## show three hosts, a workload and a look-up that finds it; ends by 
 
 test: ## run all tests, the end-to-end ones through the real binaries as root
 	@tests/install-deps.sh --nextest
-	$(CARGO) build -p swarmd -p swarmctl
+	$(CARGO) build -p swarmd -p swarmctl -p swarm-oci
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo $(CARGO) nextest run --workspace $(ARGS); $(CARGO) nextest run --workspace $(ARGS); \
 	else \
@@ -41,10 +41,10 @@ test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debi
 	@tests/install-deps.sh --vm
 	@tests/vm/run.sh
 
-bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm
-	$(CARGO) build --release -p swarmd -p swarmctl
+bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc and crun (PARTS=cluster or runtime: only that)
+	$(CARGO) build --release -p swarmd -p swarmctl -p swarm-oci
 	$(CARGO) build --release -p swarm-tests --bin swarm-bench
-	$(SUDO) $(TARGET)/release/swarm-bench docs/benchmarks.md
+	$(SUDO) $(TARGET)/release/swarm-bench docs/benchmarks.md $(PARTS)
 
 lint: ## check format and lints
 	$(CARGO) fmt --all --check

@@ -14,6 +14,13 @@ need dig bind9-dnsutils
 need curl curl
 need setsid util-linux
 need cc gcc
+# The engines that the OCI command line is tested with.
+if [ "${1:-}" = --nextest ]; then
+    need podman podman
+    need conmon conmon
+    need dockerd docker.io
+    need docker docker.io
+fi
 # For images: a registry, and programs of others that make and copy them.
 need docker-registry docker-registry
 need skopeo skopeo

@@ -158,6 +158,6 @@ pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf> {
         return Ok(path);
     }
     std::env::current_dir()
-        .map(|here| here.join(path))
+        .map(|here| here.join(path).components().collect())
         .map_err(|e| Error::io("find the working directory", e))
 }

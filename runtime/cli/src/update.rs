@@ -41,6 +41,7 @@ pub(crate) fn update(global: &Global, args: &mut Args) -> Result<()> {
                 };
                 read.map_err(|e| Error::io(format!("read {}", path.display()), e))?;
                 wanted = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
+                leave_out_zeros(&mut wanted);
             }
             Arg::Option(name) if name == "cpuset-cpus" || name == "cpuset-mems" => {
                 let value = args.text(&name)?;
@@ -74,6 +75,19 @@ fn bad(error: &serde_json::Error) -> Error {
     Error::Invalid(format!("these are no resources of a spec: {error}"))
 }
 
+/// Engines write zero, or an empty text, for what shall stay as it is.
+fn leave_out_zeros(resources: &mut Map<String, Value>) {
+    for section in ["memory", "cpu", "blockIO", "pids"] {
+        if let Some(Value::Object(section)) = resources.get_mut(section) {
+            section.retain(|_, value| *value != json!(0) && *value != json!(""));
+        }
+    }
+    let emptied = |value: &Value| *value == json!({});
+    if resources.get("pids").is_some_and(emptied) {
+        resources.remove("pids");
+    }
+}
+
 fn set(resources: &mut Map<String, Value>, section: &str, key: &str, value: Value) {
     let section = resources
         .entry(section)
@@ -101,7 +115,19 @@ fn amount(text: &str) -> Result<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::amount;
+    use super::*;
+
+    #[test]
+    fn what_an_engine_leaves_at_zero_stays_as_it_is() {
+        let text =
+            r#"{"memory":{"limit":4096,"swap":0},"cpu":{"period":0,"cpus":""},"pids":{"limit":0}}"#;
+        let mut resources = serde_json::from_str(text).unwrap();
+        leave_out_zeros(&mut resources);
+        assert_eq!(
+            Value::Object(resources),
+            json!({"memory": {"limit": 4096}, "cpu": {}})
+        );
+    }
 
     #[test]
     fn amounts_may_have_a_unit() {

@@ -5,6 +5,7 @@
 
 mod aarch64;
 mod bpf;
+mod listener;
 mod profile;
 mod x86_64;
 
@@ -14,8 +15,9 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
     LinuxSyscall,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
+pub(super) use listener::Listener;
 pub use profile::{default_seccomp, default_seccomp_for};
 
 #[cfg(target_arch = "x86_64")]
@@ -137,6 +139,8 @@ pub(super) struct Filter {
     pub(super) program: Vec<Instruction>,
     /// `SECCOMP_FILTER_FLAG_…`.
     pub(super) flags: u64,
+    /// Whom the kernel asks about calls: the path of a socket, and what is said there.
+    pub(super) listener: Option<(PathBuf, String)>,
 }
 
 /// What is done about one call: the first entry whose conditions all hold. An entry without conditions ends the list.
@@ -152,9 +156,7 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
             NATIVE.arch
         )));
     }
-    if spec.listener_path().is_some() {
-        return Err(unsupported("a listener (listenerPath)"));
-    }
+    let listener = listener::wanted(spec)?;
     let default = action(spec.default_action(), spec.default_errno_ret())?;
     let denies = default != action(LinuxSeccompAction::ScmpActAllow, None)?;
     let mut rules: BTreeMap<u32, Rules> = BTreeMap::new();
@@ -162,11 +164,8 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
         let action = action(rule.action(), rule.errno_ret())?;
         let conditions = conditions(rule)?;
         for name in rule.names() {
-            let Some(number) = number(
-                name,
-                denies && rule.action() == LinuxSeccompAction::ScmpActAllow,
-            )?
-            else {
+            // Where the default denies, a call that is not known here is denied whatever the rule says.
+            let Some(number) = number(name, denies)? else {
                 continue;
             };
             rules
@@ -192,12 +191,25 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                return Err(unsupported("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"));
+                if listener.is_none() {
+                    return Err(Error::Invalid(
+                        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY"
+                            .to_owned(),
+                    ));
+                }
+                0x20
             }
         };
     }
+    if listener.is_some() {
+        flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    }
     let program = bpf::program(NATIVE.audit, &rules, default, newest, unknown)?;
-    Ok(Filter { program, flags })
+    Ok(Filter {
+        program,
+        flags,
+        listener,
+    })
 }
 
 /// A system call's number here; none for one that this machine does not have, where that may be passed over.
@@ -212,7 +224,6 @@ fn number(name: &str, harmless: bool) -> Result<Option<u32>> {
     if let Some(number) = find(NATIVE.numbers) {
         return Ok(Some(number));
     }
-    // A permission for what is not known stays without effect; a prohibition must not.
     if harmless || find(NATIVE.others).is_some() || ELSEWHERE.contains(&name) {
         return Ok(None);
     }
@@ -263,14 +274,8 @@ fn action(action: LinuxSeccompAction, data: Option<u32>) -> Result<u32> {
         }
         LinuxSeccompAction::ScmpActLog => 0x7ffc_0000,
         LinuxSeccompAction::ScmpActAllow => 0x7fff_0000,
-        LinuxSeccompAction::ScmpActNotify => return Err(unsupported("SCMP_ACT_NOTIFY")),
+        LinuxSeccompAction::ScmpActNotify => 0x7fc0_0000,
     })
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::Unsupported(format!(
-        "the seccomp filter wants {what}, which this runtime does not have"
-    ))
 }
 
 #[cfg(test)]

@@ -201,6 +201,22 @@ fn the_first_rule_that_holds_decides() {
 }
 
 #[test]
+fn a_rule_that_asks_needs_somebody_to_be_asked() {
+    let with = |more: &str, name: &str| {
+        let rule = format!(r#"{{"names":["{name}"],"action":"SCMP_ACT_NOTIFY"}}"#);
+        compile(&spec(&format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW"{more},"syscalls":[{rule}]}}"#
+        )))
+    };
+    let path = r#","listenerPath":"/run/x","listenerMetadata":"m""#;
+    let filter = with(path, "mkdir").unwrap();
+    assert_eq!(filter.listener, Some(("/run/x".into(), "m".to_owned())));
+    assert_eq!(filter.flags & 8, 8, "a new listener");
+    assert!(with("", "mkdir").is_err());
+    assert!(with(path, "sendmsg").is_err());
+}
+
+#[test]
 fn a_prohibition_of_an_unknown_call_is_an_error_and_a_permission_is_passed_over() {
     let deny = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mont"],"action":"SCMP_ACT_ERRNO"}]}"#;
     assert!(
@@ -211,8 +227,10 @@ fn a_prohibition_of_an_unknown_call_is_an_error_and_a_permission_is_passed_over(
     );
     let allow = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mont"],"action":"SCMP_ACT_ALLOW"}]}"#;
     assert!(compile(&spec(allow)).is_ok());
+    let both = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mont"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    assert!(compile(&spec(both)).is_ok(), "it is denied anyway");
     let foreign = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}"#;
     assert!(compile(&spec(foreign)).is_err());
     let notify = r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#;
-    assert!(matches!(compile(&spec(notify)), Err(Error::Unsupported(_))));
+    assert!(matches!(compile(&spec(notify)), Err(Error::Invalid(_))));
 }

@@ -4,10 +4,11 @@
 mod docker;
 mod idle;
 mod report;
+mod runtime;
 mod sample;
 mod swarm;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use report::Section;
 use sample::Samples;
 use std::path::PathBuf;
@@ -48,8 +49,31 @@ fn main() -> ExitCode {
 }
 
 fn bench() -> Result<()> {
-    let file = std::env::args_os().nth(1).map(PathBuf::from);
-    let file = file.context("usage: swarm-bench FILE; the figures are written into FILE")?;
+    let mut args = std::env::args_os().skip(1);
+    let usage = "usage: swarm-bench FILE [cluster|runtime …]; the figures are written into FILE";
+    let file = args.next().map(PathBuf::from).context(usage)?;
+    let mut parts: Vec<String> = args
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    if parts.is_empty() {
+        parts = vec!["cluster".to_owned(), "runtime".to_owned()];
+    }
+    for part in parts {
+        let section = match part.as_str() {
+            "cluster" => cluster()?,
+            "runtime" => {
+                println!("measuring runtimes: one container from nothing to nothing");
+                Section::runtime(&runtime::measure()?)
+            }
+            _ => bail!("there is no part `{part}`; {usage}"),
+        };
+        println!("\n{}", section.text());
+        section.write(&file)?;
+    }
+    Ok(())
+}
+
+fn cluster() -> Result<Section> {
     println!("measuring swarmd: three hosts");
     let ours = swarm::measure()?;
     let theirs = if docker::is_there() {
@@ -65,7 +89,5 @@ fn bench() -> Result<()> {
         eprintln!("Docker Swarm was not measured: install docker.io and iptables for that");
         None
     };
-    let section = Section::cluster(&ours, theirs.as_ref());
-    println!("\n{}", section.text());
-    section.write(&file)
+    Ok(Section::cluster(&ours, theirs.as_ref()))
 }

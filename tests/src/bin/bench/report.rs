@@ -1,7 +1,7 @@
 //! The figures as a table, and their place in the file: between two marks, so that other sections stay.
 
 use crate::sample::Samples;
-use crate::{Figures, IDLE};
+use crate::{Figures, IDLE, runtime};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
@@ -80,6 +80,40 @@ impl Section {
         );
         Self {
             name: "cluster",
+            text,
+        }
+    }
+
+    /// The runtimes' figures, beside the floor.
+    pub(crate) fn runtime(figures: &runtime::Figures) -> Self {
+        let mut text = format!(
+            "| runtime | version | p50 | p90 | n | × floor | {} at a time, p50 |\n|---|---|---|---|---|---|---|\n",
+            runtime::AT_ONCE
+        );
+        let show =
+            |v: Option<f64>, unit: &str| v.map_or("–".into(), |v| format!("{v:.2} {unit}"));
+        let floor = figures.floor();
+        for figure in figures.runtimes.iter().chain(&figures.floors) {
+            let ratio = match (figure.alone.median(), floor) {
+                (Some(a), Some(floor)) if floor > 0.0 => format!("{:.2}", a / floor),
+                _ => "–".into(),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {ratio} | {} |",
+                figure.name,
+                figure.version,
+                show(figure.alone.median(), "ms"),
+                show(figure.alone.quantile(0.9), "ms"),
+                figure.alone.len(),
+                show(figure.together.median(), "ms"),
+            );
+        }
+        for missing in &figures.missing {
+            let _ = writeln!(text, "\nNot measured: {missing}");
+        }
+        Self {
+            name: "runtime",
             text,
         }
     }
