@@ -36,7 +36,8 @@ verbs() {
 
     swarmctl run -d --name web --memory 64m --cpus 0.5 --pids 32 busybox sleep 1000 >/dev/null
     eventually sh -c 'swarmctl ps | grep web | grep -q running' || { swarmctl ps; exit 1; }
-    group=$(echo /sys/fs/cgroup/swarmd/*)
+    group=$(ls -d /sys/fs/cgroup/swarmd/*/ | head -n 1)
+    group=${group%/}
     [ -d "$group" ] || fail "no cgroup of the task: $group"
     holds "$group/memory.max" 67108864
     holds "$group/cpu.max" "50000 100000"
@@ -49,13 +50,17 @@ verbs() {
     grep -q web /tmp/stats || fail "no statistics: $(cat /tmp/stats)"
     say "stats: $(tail -n 1 /tmp/stats)"
 
+    swarmctl run -d --name mapped --user-namespace busybox sh -c 'id -u; cat /proc/self/uid_map; touch /made && sleep 1000' >/dev/null
+    eventually sh -c 'swarmctl logs mapped | grep -q 65536'
+    say "in a user namespace: $(swarmctl logs mapped | tail -n 1 | tr -s " ")"
+
     swarmctl run -d --name greedy --restart never --memory 16m busybox sh -c 'tail /dev/zero' >/dev/null
     eventually sh -c 'swarmctl ps -a | grep greedy | grep -qi memory'
     say "ps says: $(swarmctl ps -a | grep greedy | tail -n 1)"
 
     swarmctl stop web >/dev/null
     eventually sh -c '! swarmctl ps | grep web | grep -q running'
-    swarmctl rm web greedy >/dev/null
+    swarmctl rm web greedy mapped >/dev/null
     eventually sh -c '[ -z "$(ls -d /sys/fs/cgroup/swarmd/*/ 2>/dev/null)" ]'
     say "nothing is left in /sys/fs/cgroup/swarmd"
 }

@@ -23,6 +23,7 @@ use std::{
 pub(super) fn create(setup: &Setup, options: &Options) -> Result<Created> {
     let mut plan = Plan::new(&setup.id, &setup.spec)?;
     plan.process.preserve(options.preserve_fds);
+    plan.process.connect_listener()?;
     let linux = setup.spec.linux().as_ref();
     let cgroup = Cgroup::create(
         &plan.cgroup,
@@ -55,12 +56,17 @@ fn launch(
     plan: &Plan,
     cgroup: &Cgroup,
 ) -> Result<(Child, Option<OwnedFd>, About)> {
-    let mounts = mounts::Plan::new(&setup.spec, !plan.user, cgroup.limits_devices())?;
+    let mounts = mounts::Plan::new(
+        &setup.spec,
+        !plan.user,
+        cgroup.limits_devices(),
+        plan.maps.as_ref(),
+    )?;
     let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup)?;
     let about = About::new(&setup.id, &setup.bundle, &setup.spec);
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);
-    let root = mounts::root(&rootfs, mounts.nodev(), plan.user)?;
+    let root = mounts::root(&rootfs, mounts.nodev(), plan.user, plan.maps.as_ref())?;
     let joined = Joined::open(plan)?;
     let context = Context {
         plan,
@@ -75,21 +81,30 @@ fn launch(
         keyring: options.session_keyring,
     };
     let entrance = cgroup.entrance()?;
-    let child = joined.with(|| match &joined.user {
-        None => spawn::spawn(plan.new, &entrance, |channel| init::main(channel, &context)),
-        Some(user) => {
-            let enter = || {
-                sys::setns(user.as_fd(), libc::CLONE_NEWUSER as u64)
-                    .map_err(|e| Error::io("join the user namespace", e))
-            };
-            spawn::spawn_through(enter, plan.new, &entrance, |channel| {
-                init::main(channel, &context)
-            })
+    // A new time namespace takes its offsets before its first process only.
+    let time = plan.time_offsets.as_ref();
+    let new = match time {
+        Some(_) => plan.new & !(libc::CLONE_NEWTIME as u64),
+        None => plan.new,
+    };
+    let child = joined.with(|| {
+        if joined.user.is_none() && time.is_none() {
+            return spawn::spawn(new, &entrance, |channel| init::main(channel, &context));
         }
+        let enter = || {
+            if let Some(user) = &joined.user {
+                sys::setns(user.as_fd(), libc::CLONE_NEWUSER as u64)
+                    .map_err(|e| Error::io("join the user namespace", e))?;
+            }
+            time.map_or(Ok(()), |offsets| time_namespace(offsets))
+        };
+        spawn::spawn_through(enter, new, &entrance, |channel| {
+            init::main(channel, &context)
+        })
     })?;
     let channel = child.channel()?;
-    if let Some((uids, gids)) = &plan.maps {
-        map(child.pid(), uids, gids)?;
+    if let Some(maps) = &plan.maps {
+        maps.write(child.pid())?;
         channel.send(&Word::Go)?;
     }
     if init::parent_has_hooks(hooks) {
@@ -103,15 +118,18 @@ fn launch(
     Ok((child, terminal, about))
 }
 
-/// Writes the maps of a new user namespace.
-fn map(pid: i32, uids: &str, gids: &str) -> Result<()> {
-    for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
-        fs::write(format!("/proc/{pid}/{file}"), text).map_err(|e| {
-            let map = text.trim().replace('\n', ", ");
-            Error::io(format!("set the user namespace's {file} to `{map}`"), e)
-        })?;
-    }
-    Ok(())
+/// Makes a time namespace for this process's children.
+fn time_namespace(offsets: &str) -> Result<()> {
+    sys::unshare(libc::CLONE_NEWTIME as u64).map_err(|e| Error::io("make a time namespace", e))?;
+    fs::write("/proc/self/timens_offsets", offsets).map_err(|e| {
+        Error::io(
+            format!(
+                "set the clocks of the time namespace to `{}`",
+                offsets.trim().replace('\n', ", ")
+            ),
+            e,
+        )
+    })
 }
 
 /// A process's namespace.

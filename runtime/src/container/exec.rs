@@ -3,7 +3,7 @@
 use super::{
     ExecTarget, Executed, Options, Stdio,
     channel::{Channel, Word},
-    init, plan, process, spawn, sys,
+    init, plan, process, scheduling, spawn, sys,
 };
 use crate::{Error, Result};
 use oci_spec::runtime::Process;
@@ -19,6 +19,17 @@ pub(super) fn exec(
 ) -> Result<Executed> {
     let mut plan = process::Plan::new(process, target.spec)?;
     plan.preserve(options.preserve_fds);
+    if plan.has_listener() {
+        return Err(Error::Unsupported(
+            "a further process of a container whose seccomp filter asks a listener (SCMP_ACT_NOTIFY) is not supported"
+                .to_owned(),
+        ));
+    }
+    if process.exec_cpu_affinity().is_none() {
+        let first = target.spec.process().as_ref();
+        let affinity = first.and_then(|first| first.exec_cpu_affinity().as_ref());
+        plan.affinity = scheduling::Affinity::new(affinity)?;
+    }
     let kinds = plan::kinds(target.spec);
     let entrance = target.cgroup.entrance().map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -37,7 +48,9 @@ pub(super) fn exec(
             _ => Error::io("join the container's namespaces", e),
         })
     };
-    let child = spawn::spawn_through(join, 0, &entrance, |channel| main(channel, &plan, stdio))?;
+    let child = scheduling::on(plan.affinity.initial.as_deref(), || {
+        spawn::spawn_through(join, 0, &entrance, |channel| main(channel, &plan, stdio))
+    })?;
     let terminal = child.channel()?.wait()?;
     plan.limit(child.pid())?;
     child.channel()?.send(&Word::Go)?;
@@ -61,6 +74,10 @@ pub(super) fn exec(
 /// Runs as the new process, in the container; returns only what failed.
 fn main(channel: &Channel, plan: &process::Plan, stdio: &Stdio) -> Error {
     let made = init::begin()
+        .and_then(|()| {
+            let last = plan.affinity.last.as_deref();
+            last.map_or(Ok(()), scheduling::place)
+        })
         .and_then(|()| init::streams(stdio, plan.uid))
         .and_then(|()| init::console(stdio, plan.uid, false))
         .and_then(|master| channel.send(&Word::Done(master)))

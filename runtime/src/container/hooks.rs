@@ -35,7 +35,7 @@ impl About {
         }
     }
 
-    fn state(&self, status: ContainerState, pid: Option<i32>) -> String {
+    pub(super) fn state(&self, status: ContainerState, pid: Option<i32>) -> String {
         serde_json::json!({
             "ociVersion": self.version,
             "id": self.id,

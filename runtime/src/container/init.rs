@@ -9,7 +9,7 @@ use super::{
     process, spawn, sys, terminal,
 };
 use crate::{Error, Result};
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{ContainerState, Hooks};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What the parent made ready.
@@ -76,6 +76,16 @@ fn go(context: &Context<'_>) -> Error {
 
 fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
     let plan = context.plan;
+    if plan.process.has_listener() {
+        // The host's procfs is still here, and tells the number that the host has for this process.
+        let pid = std::fs::read_link("/proc/self")
+            .ok()
+            .and_then(|link| link.to_str()?.parse().ok())
+            .unwrap_or(0);
+        let state = context.about.state(ContainerState::Creating, Some(pid));
+        plan.process
+            .tell_listener(&context.about.version, &state, pid);
+    }
     begin()?;
     if plan.user {
         if plan.maps.is_some() {

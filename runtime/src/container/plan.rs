@@ -1,8 +1,8 @@
 //! A whole spec, checked before anything is made: what this runtime cannot do is an error here. Pure but for the reading of kernel facts.
 
-use super::process;
+use super::{idmap::Maps, process};
 use crate::{Error, Result};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxTimeOffset, Spec};
 use std::path::{Path, PathBuf};
 
 /// What is to be made.
@@ -14,8 +14,10 @@ pub(super) struct Plan {
     pub(super) new_cgroup: bool,
     /// Existing namespaces: kind and file.
     pub(super) joined: Vec<(u64, PathBuf)>,
-    /// `/proc/PID/uid_map` and `gid_map` of a new user namespace.
-    pub(super) maps: Option<(String, String)>,
+    /// The maps of a new user namespace.
+    pub(super) maps: Option<Maps>,
+    /// `/proc/PID/timens_offsets` of a new time namespace.
+    pub(super) time_offsets: Option<String>,
     /// Whether the process is in a user namespace other than the runtime's.
     pub(super) user: bool,
     pub(super) hostname: Option<String>,
@@ -75,6 +77,7 @@ impl Plan {
         let default = Path::new("/swarm").join(id);
         Ok(Self {
             maps: maps(spec, new)?,
+            time_offsets: time_offsets(spec, new)?,
             new: new & !(libc::CLONE_NEWCGROUP as u64),
             new_cgroup,
             joined,
@@ -110,7 +113,7 @@ fn kind(kind: LinuxNamespaceType) -> u64 {
     }
 }
 
-fn maps(spec: &Spec, new: u64) -> Result<Option<(String, String)>> {
+fn maps(spec: &Spec, new: u64) -> Result<Option<Maps>> {
     let linux = spec.linux().as_ref();
     let uids = linux
         .and_then(|linux| linux.uid_mappings().as_deref())
@@ -129,15 +132,40 @@ fn maps(spec: &Spec, new: u64) -> Result<Option<(String, String)>> {
         (true, _) if uids.is_empty() || gids.is_empty() => Err(Error::Invalid(
             "a new user namespace needs uidMappings and gidMappings".to_owned(),
         )),
-        (true, _) => Ok(Some((map(uids), map(gids)))),
+        (true, _) => Ok(Some(Maps::new(uids, gids))),
     }
 }
 
-fn map(mappings: &[LinuxIdMapping]) -> String {
-    mappings
-        .iter()
-        .map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size()))
-        .collect()
+/// The offsets of a new time namespace's clocks. They must be in it before its first process.
+fn time_offsets(spec: &Spec, new: u64) -> Result<Option<String>> {
+    let offsets = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.time_offsets().as_ref());
+    let mut offsets: Vec<(&String, &LinuxTimeOffset)> = offsets.into_iter().flatten().collect();
+    if offsets.is_empty() {
+        return Ok(None);
+    }
+    if new & libc::CLONE_NEWTIME as u64 == 0 {
+        return Err(Error::Invalid(
+            "linux.timeOffsets need a new time namespace".to_owned(),
+        ));
+    }
+    offsets.sort_by_key(|(clock, _)| clock.as_str());
+    let mut text = String::new();
+    for (clock, offset) in offsets {
+        if !["boottime", "monotonic"].contains(&clock.as_str()) {
+            return Err(Error::Invalid(format!(
+                "linux.timeOffsets: a time namespace has no clock `{clock}`, but monotonic and boottime"
+            )));
+        }
+        text += &format!(
+            "{clock} {} {}\n",
+            offset.secs().unwrap_or(0),
+            offset.nanosecs().unwrap_or(0)
+        );
+    }
+    Ok(Some(text))
 }
 
 /// The file of a sysctl; only one that belongs to the container's own namespaces may be set.
@@ -223,10 +251,6 @@ fn unsupported(spec: &Spec) -> Result<()> {
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt")?;
     refuse(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
     refuse(
-        linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
-        "linux.timeOffsets",
-    )?;
-    refuse(
         linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
         "linux.mountLabel",
     )
@@ -289,10 +313,26 @@ mod tests {
     }
 
     #[test]
+    fn clocks_are_set_in_a_new_time_namespace_only() {
+        let plan = |time: &str, clock: &str| {
+            plan(&format!(
+                r#"{{"namespaces":[{{"type":"mount"}}{time}],"timeOffsets":{{"{clock}":{{"secs":-3,"nanosecs":5}}}}}}"#
+            ))
+        };
+        let new = r#",{"type":"time"}"#;
+        assert_eq!(
+            plan(new, "monotonic").unwrap().time_offsets.unwrap(),
+            "monotonic -3 5\n"
+        );
+        assert!(plan("", "monotonic").is_err());
+        assert!(plan(r#",{"type":"time","path":"/proc/1/ns/time"}"#, "monotonic").is_err());
+        assert!(plan(new, "realtime").is_err());
+    }
+
+    #[test]
     fn what_is_not_supported_is_never_passed_over() {
         for more in [
             r#""intelRdt":{}"#,
-            r#""timeOffsets":{"monotonic":{"secs":1}}"#,
             r#""mountLabel":"x""#,
             r#""netDevices":{"eth0":{}}"#,
         ] {

@@ -2,8 +2,8 @@
 //! a container's first process and for those that come later. Must not know of namespaces or mounts.
 
 use super::{
-    caps, mounts,
-    seccomp::{self, Filter},
+    caps, mounts, scheduling,
+    seccomp::{self, Filter, Listener},
     sys,
 };
 use crate::{Error, Result};
@@ -37,6 +37,9 @@ pub(super) struct Plan {
     filter: Option<Filter>,
     persona: Option<u64>,
     io_priority: Option<(u32, u32)>,
+    scheduler: Option<sys::SchedAttr>,
+    /// For a further process only.
+    pub(super) affinity: scheduling::Affinity,
     limits: Vec<(u32, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// Files below `/proc` with the labels of the program to come.
@@ -45,6 +48,7 @@ pub(super) struct Plan {
     own: Option<(u64, u64)>,
     /// How many descriptors after the standard streams stay open.
     preserve: u32,
+    listener: Listener,
 }
 
 impl Plan {
@@ -115,6 +119,12 @@ impl Plan {
                     }
                 })
                 .transpose()?,
+            scheduler: process
+                .scheduler()
+                .as_ref()
+                .map(scheduling::attributes)
+                .transpose()?,
+            affinity: scheduling::Affinity::new(process.exec_cpu_affinity().as_ref())?,
             limits: limits(process)?,
             oom_score_adj: process.oom_score_adj(),
             labels: labels(process)?,
@@ -122,7 +132,34 @@ impl Plan {
                 .ok()
                 .map(|stat| (stat.st_dev, stat.st_ino)),
             preserve: 0,
+            listener: Listener::default(),
         })
+    }
+
+    /// Connects to whoever is to be asked about system calls, where the filter says so. The path is the host's.
+    pub(super) fn connect_listener(&mut self) -> Result<()> {
+        if let Some(filter) = &self.filter {
+            self.listener = Listener::connect(filter)?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody is to be asked about system calls.
+    pub(super) fn has_listener(&self) -> bool {
+        self.filter
+            .as_ref()
+            .is_some_and(|filter| filter.listener.is_some())
+    }
+
+    /// What that one is told beside.
+    pub(super) fn tell_listener(&self, version: &str, state: &str, pid: i32) {
+        self.listener.prepare(version, state, pid);
+    }
+
+    fn load(&self, filter: &Filter) -> Result<()> {
+        let listener = sys::seccomp(&filter.program, filter.flags)
+            .map_err(|e| Error::io("load the seccomp filter", e))?;
+        listener.map_or(Ok(()), |fd| self.listener.send(&fd))
     }
 
     /// Keeps so many descriptors after the standard streams open for the program.
@@ -150,7 +187,11 @@ impl Plan {
             ));
         }
         // Relative ones depend on the working directory, which is entered later.
-        if self.programs.iter().any(|p| !p.as_bytes().starts_with(b"/")) {
+        if self
+            .programs
+            .iter()
+            .any(|p| !p.as_bytes().starts_with(b"/"))
+        {
             return Ok(());
         }
         Err(self.no_program())
@@ -213,6 +254,10 @@ impl Plan {
         if let Some((class, level)) = self.io_priority {
             sys::io_priority(class, level).map_err(io("set the I/O priority"))?;
         }
+        if let Some(scheduler) = &self.scheduler {
+            sys::set_scheduler(scheduler)
+                .map_err(|e| Error::io(format!("set the scheduler to {scheduler:?}"), e))?;
+        }
         let entered = self.enter_cwd();
         caps::bound(&self.caps)?;
         sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0)
@@ -231,7 +276,8 @@ impl Plan {
         }
         sys::umask(self.umask);
         // Every descriptor but the standard streams ends with this program (CVE-2024-21626).
-        sys::cloexec_from(self.preserve.saturating_add(3)).map_err(io("mark descriptors to be closed"))?;
+        sys::cloexec_from(self.preserve.saturating_add(3))
+            .map_err(io("mark descriptors to be closed"))?;
         if let Some(filter) = self.filter.as_ref().filter(|_| !self.no_new_privileges) {
             // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter; it goes right after.
             let (effective, permitted) = (
@@ -240,14 +286,13 @@ impl Plan {
             );
             sys::capset(effective, permitted, self.caps.inheritable)
                 .map_err(io("keep CAP_SYS_ADMIN for the filter"))?;
-            sys::seccomp(&filter.program, filter.flags).map_err(io("load the seccomp filter"))?;
+            self.load(filter)?;
         }
         caps::apply(&self.caps)?;
         if self.no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(io("set no_new_privs"))?;
             if let Some(filter) = &self.filter {
-                sys::seccomp(&filter.program, filter.flags)
-                    .map_err(io("load the seccomp filter"))?;
+                self.load(filter)?;
             }
         }
         Ok(())
@@ -312,20 +357,28 @@ impl Plan {
     /// The environment with the home directory that the container's `/etc/passwd` has for the user, where the spec gives none: that
     /// is what engines leave to the runtime.
     fn with_home(&self) -> Option<Vec<CString>> {
-        if self.env.iter().any(|line| line.as_bytes().starts_with(b"HOME=")) {
+        if self
+            .env
+            .iter()
+            .any(|line| line.as_bytes().starts_with(b"HOME="))
+        {
             return None;
         }
-        let users = open("/etc/passwd", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-            .ok()
-            .filter(|file| fstat(file).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG))
-            .and_then(|file| {
-                let mut text = Vec::new();
-                io::Read::take(std::fs::File::from(file), 1 << 20)
-                    .read_to_end(&mut text)
-                    .ok()
-                    .map(|_| text)
-            })
-            .unwrap_or_default();
+        let users = open(
+            "/etc/passwd",
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()
+        .filter(|file| fstat(file).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG))
+        .and_then(|file| {
+            let mut text = Vec::new();
+            io::Read::take(std::fs::File::from(file), 1 << 20)
+                .read_to_end(&mut text)
+                .ok()
+                .map(|_| text)
+        })
+        .unwrap_or_default();
         let home = home(&String::from_utf8_lossy(&users), self.uid).unwrap_or("/".to_owned());
         let mut env = self.env.clone();
         env.push(CString::new(format!("HOME={home}")).ok()?);
@@ -436,8 +489,6 @@ fn unsupported(process: &Process) -> Result<()> {
             Ok(())
         }
     };
-    refuse(process.scheduler().is_some(), "scheduler")?;
-    refuse(process.exec_cpu_affinity().is_some(), "execCPUAffinity")?;
     refuse(
         process.command_line().is_some(),
         "commandLine (a field for Windows)",
@@ -551,7 +602,9 @@ mod tests {
         assert!(process(r#","apparmorProfile":"unconfined""#).is_ok());
         assert!(process(r#","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9}"#).is_err());
         assert!(process(r#","rlimits":[{"type":"RLIMIT_NOFILE","soft":2,"hard":1}]"#).is_err());
-        assert!(process(r#","scheduler":{"policy":"SCHED_BATCH"}"#).is_err());
+        assert!(process(r#","scheduler":{"policy":"SCHED_BATCH"}"#).is_ok());
+        assert!(process(r#","scheduler":{"policy":"SCHED_ISO"}"#).is_err());
+        assert!(process(r#","scheduler":{"policy":"SCHED_FIFO","priority":-1}"#).is_err());
         assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":[]}"#).is_err());
         assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"tmp","args":["x"]}"#).is_err());
         assert!(plan(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["a\u0000b"]}"#).is_err());

@@ -238,8 +238,8 @@ pub(super) struct Instruction {
     pub(super) k: u32,
 }
 
-/// Puts this thread under a filter of system calls.
-pub(super) fn seccomp(program: &[Instruction], flags: u64) -> io::Result<()> {
+/// Puts this thread under a filter of system calls. With `SECCOMP_FILTER_FLAG_NEW_LISTENER` the listener's descriptor comes back.
+pub(super) fn seccomp(program: &[Instruction], flags: u64) -> io::Result<Option<OwnedFd>> {
     #[repr(C)]
     struct Program {
         len: u16,
@@ -250,15 +250,20 @@ pub(super) fn seccomp(program: &[Instruction], flags: u64) -> io::Result<()> {
         filter: program.as_ptr(),
     };
     // SAFETY: struct sock_fprog over an array of struct sock_filter that outlive the call.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             flags,
             &raw const program,
         )
-    })
-    .map(drop)
+    })?;
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Makes a terminal this session's controlling one.
@@ -359,9 +364,9 @@ pub(super) fn new_session_keyring(id: &str) -> crate::Result<()> {
     let joined =
         check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) });
     match joined {
-        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EDQUOT)) => {
-            Err(crate::Error::io("make a session keyring for the container", e))
-        }
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EDQUOT)) => Err(
+            crate::Error::io("make a session keyring for the container", e),
+        ),
         _ => Ok(()),
     }
 }
@@ -370,4 +375,62 @@ pub(super) fn new_session_keyring(id: &str) -> crate::Result<()> {
 pub(super) fn unshare(kinds: u64) -> io::Result<()> {
     // SAFETY: used for namespaces only.
     check(unsafe { libc::syscall(libc::SYS_unshare, kinds) }).map(drop)
+}
+
+/// `struct sched_attr` of sched_setattr(2), in its first version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct SchedAttr {
+    pub(super) size: u32,
+    pub(super) policy: u32,
+    pub(super) flags: u64,
+    pub(super) nice: i32,
+    pub(super) priority: u32,
+    pub(super) runtime: u64,
+    pub(super) deadline: u64,
+    pub(super) period: u64,
+}
+
+/// `sched_setattr(2)` of this thread.
+pub(super) fn set_scheduler(attr: &SchedAttr) -> io::Result<()> {
+    let attr = SchedAttr {
+        size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
+        ..*attr
+    };
+    // SAFETY: a struct that says its size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
+}
+
+/// The processors that this thread may run on, as a set of bits.
+pub(super) fn affinity() -> io::Result<Vec<u64>> {
+    let mut set = vec![0u64; 128];
+    // SAFETY: a buffer with its length in bytes.
+    let bytes = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            0,
+            set.len() * size_of::<u64>(),
+            set.as_mut_ptr(),
+        )
+    })?;
+    set.truncate(
+        usize::try_from(bytes)
+            .unwrap_or(0)
+            .div_ceil(size_of::<u64>()),
+    );
+    Ok(set)
+}
+
+/// Sets them.
+pub(super) fn set_affinity(set: &[u64]) -> io::Result<()> {
+    // SAFETY: a buffer with its length in bytes.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of_val(set),
+            set.as_ptr(),
+        )
+    })
+    .map(drop)
 }

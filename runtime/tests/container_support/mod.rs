@@ -10,7 +10,7 @@ use std::{
 };
 use swarm_runtime::container::{Cgroup, Created, ExecTarget, Rootfs, Setup, Stdio, create, exec};
 
-const APPLETS: [&str; 36] = [
+const APPLETS: [&str; 37] = [
     "sh",
     "cat",
     "ls",
@@ -47,6 +47,7 @@ const APPLETS: [&str; 36] = [
     "tr",
     "dnsdomainname",
     "ipcs",
+    "ionice",
 ];
 
 /// Whether the tests can run here; says so where not.

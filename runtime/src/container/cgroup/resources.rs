@@ -17,6 +17,8 @@ pub(super) struct Limit {
     pub(super) value: String,
     /// The limit only says that there shall be no swap: where the kernel has none, so be it.
     no_swap: bool,
+    /// File and value in its place where the kernel does not have the file.
+    otherwise: Option<(String, String)>,
 }
 
 impl Limit {
@@ -26,6 +28,7 @@ impl Limit {
             file: file.into(),
             value: value.to_string(),
             no_swap: false,
+            otherwise: None,
         }
     }
 
@@ -33,6 +36,10 @@ impl Limit {
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
         match files::write(&directory.join(&self.file), &self.value) {
             Err(Error::NotFound(_)) if self.no_swap && !host_has_swap() => Ok(()),
+            Err(Error::NotFound(_)) if self.otherwise.is_some() => {
+                let (file, value) = self.otherwise.clone().unwrap_or_default();
+                Self::new(self.controller, file, value).write(directory)
+            }
             Err(Error::NotFound(_)) => Err(Error::Unsupported(format!(
                 "cannot set {} of the container: this kernel does not have it",
                 self.file
@@ -292,11 +299,7 @@ type Throttles<'a> = [(&'static str, &'a Option<Vec<LinuxThrottleDevice>>); 4];
 
 fn io_v2(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
     if let Some(weight) = io.weight().filter(|&weight| weight != 0) {
-        limits.push(Limit::new(
-            "io",
-            "io.bfq.weight",
-            format!("default {weight}"),
-        ));
+        limits.push(io_weight("default", weight));
     }
     for device in io.weight_device().iter().flatten() {
         refuse(
@@ -305,8 +308,8 @@ fn io_v2(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
             "v2",
         )?;
         if let Some(weight) = device.weight() {
-            let value = format!("{}:{} {weight}", device.major(), device.minor());
-            limits.push(Limit::new("io", "io.bfq.weight", value));
+            let device = format!("{}:{}", device.major(), device.minor());
+            limits.push(io_weight(&device, weight));
         }
     }
     refuse(io.leaf_weight().is_some(), "blockIO.leafWeight", "v2")?;
@@ -328,6 +331,14 @@ fn io_v2(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The spec's weight (10 to 1000) for the BFQ scheduler, or for the kernel's cost model (1 to 10000) by the formula that other runtimes use.
+fn io_weight(device: &str, weight: u16) -> Limit {
+    let cost = 1 + (u32::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
+    let mut limit = Limit::new("io", "io.bfq.weight", format!("{device} {weight}"));
+    limit.otherwise = Some(("io.weight".to_owned(), format!("{device} {cost}")));
+    limit
 }
 
 fn io_v1(io: &LinuxBlockIo, limits: &mut Vec<Limit>) -> Result<()> {

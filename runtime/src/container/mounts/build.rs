@@ -8,8 +8,11 @@ use super::{
 use crate::container::sys::{self, MountAttr};
 use crate::{Error, Result};
 use rustix::{
-    fs::{CWD, Mode, OFlags, fstatfs, open, openat},
-    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+    fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fstatfs, open, openat, statx},
+    mount::{
+        FsPickFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure, fsconfig_set_flag,
+        fsconfig_set_string, fspick, move_mount, unmount,
+    },
 };
 use std::{
     io::Write,
@@ -37,6 +40,7 @@ pub(crate) fn build(root: &OwnedFd, plan: &Plan, prepared: &Prepared, cwd: &Path
     let mut readonly_later = Vec::new();
     for (wanted, from_host) in plan.mounts.iter().zip(&prepared.from_host) {
         match from_host {
+            None if wanted.options.remount => remount(root, wanted)?,
             Some(FromHost::Bind(mount, kind)) => {
                 let proc = is_proc(mount.as_fd())?;
                 attach_wanted(root, mount.as_fd(), wanted, *kind, proc)?;
@@ -119,6 +123,42 @@ pub(crate) fn proc_files(files: &[(String, String)]) -> Result<()> {
             .map_err(|e| Error::io(format!("write `{value}` to /proc/{path}"), e))?;
     }
     Ok(())
+}
+
+/// Changes what is mounted at a place of the root already.
+fn remount(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<()> {
+    let destination = wanted.destination.as_path();
+    let failed = |e: rustix::io::Errno| {
+        Error::io(
+            format!("remount {} in the container", destination.display()),
+            e,
+        )
+    };
+    let place = kernel::find(root, destination, OFlags::PATH).map_err(failed)?;
+    let found = statx(&place, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(failed)?;
+    if !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Error::Invalid(format!(
+            "nothing is mounted on {}, so it cannot be remounted",
+            destination.display()
+        )));
+    }
+    if !wanted.options.data.is_empty() {
+        let context = fspick(
+            &place,
+            "",
+            FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH,
+        )
+        .map_err(failed)?;
+        for (key, value) in &wanted.options.data {
+            match value {
+                Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+                None => fsconfig_set_flag(&context, key.as_str()),
+            }
+            .map_err(failed)?;
+        }
+        fsconfig_reconfigure(&context).map_err(failed)?;
+    }
+    prepare::attributes(place.as_fd(), wanted)
 }
 
 /// A new file system of the spec. Returned where it becomes read-only later, when everything in it is made.

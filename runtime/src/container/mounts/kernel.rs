@@ -1,7 +1,7 @@
 //! The steps of mounting, by descriptor: new and cloned mounts that are attached nowhere, their attributes, their place in a root.
 //! Needs Linux 5.12. Must not know of specs.
 
-use super::options::Options;
+use super::options::{IDMAP, Options};
 use crate::container::sys::{self, MountAttr};
 use crate::{Error, Result};
 use rustix::{
@@ -17,7 +17,7 @@ use rustix::{
 };
 use std::{
     ffi::OsStr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path},
 };
 
@@ -94,6 +94,27 @@ pub(super) fn set(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> R
     }
     sys::mount_setattr(mount, recursive, attr)
         .map_err(|e| Error::io(format!("set a mount's attributes ({attr:x?})"), e))
+}
+
+/// Maps the owners of a mount that was never attached, by a user namespace.
+pub(super) fn map_owners(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    namespace: BorrowedFd<'_>,
+    source: &Path,
+) -> Result<()> {
+    let attr = MountAttr {
+        set: IDMAP,
+        user_namespace: u64::try_from(namespace.as_raw_fd()).unwrap_or(u64::MAX),
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(mount, recursive, &attr).map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => Error::Unsupported(format!(
+            "owners of {} cannot be mapped: its file system, or this kernel, does not have ID-mapped mounts",
+            source.display()
+        )),
+        _ => Error::io(format!("map the owners of {}", source.display()), e),
+    })
 }
 
 /// Attaches a mount at a place.

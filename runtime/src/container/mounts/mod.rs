@@ -12,6 +12,7 @@ mod options;
 mod overlay;
 mod prepare;
 
+use super::idmap::Maps;
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use std::{
@@ -45,6 +46,8 @@ struct Wanted {
     kind: String,
     source: Option<PathBuf>,
     options: options::Options,
+    /// Users and groups of the source are these in the container.
+    maps: Option<Maps>,
 }
 
 /// A device node.
@@ -76,14 +79,19 @@ enum FromHost {
 
 impl Plan {
     /// Checks what the spec says. `own_devices`: the container's process may make device nodes. `limited`: the cgroup keeps it from
-    /// using others.
-    pub(super) fn new(spec: &Spec, own_devices: bool, limited: bool) -> Result<Self> {
+    /// using others. `maps`: those of the container's user namespace, if that is new.
+    pub(super) fn new(
+        spec: &Spec,
+        own_devices: bool,
+        limited: bool,
+        maps: Option<&Maps>,
+    ) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let mounts = spec
             .mounts()
             .iter()
             .flatten()
-            .map(wanted)
+            .map(|mount| wanted(mount, maps))
             .collect::<Result<Vec<_>>>()?;
         let all = linux
             .and_then(|linux| linux.resources().as_ref())
@@ -149,17 +157,38 @@ fn attach_at(
         .map_err(|e| Error::io(format!("mount on {} in the container", path.display()), e))
 }
 
-fn wanted(mount: &oci_spec::runtime::Mount) -> Result<Wanted> {
+fn wanted(mount: &oci_spec::runtime::Mount, container: Option<&Maps>) -> Result<Wanted> {
     let destination = absolute(mount.destination())?;
     let of = |what: &str| format!("the mount on {}: {what}", destination.display());
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::Unsupported(of(
-            "ID-mapped mounts are not supported by this runtime",
-        )));
-    }
     let mut options = options::parse(mount.options().as_deref().unwrap_or_default())
         .map_err(|e| Error::Invalid(of(&e.to_string())))?;
+    let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+    let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+    let maps = match (uids.is_empty(), gids.is_empty()) {
+        (false, false) => Some(Maps::new(uids, gids)),
+        (true, true) if options.idmap.is_none() => None,
+        (true, true) => Some(container.cloned().ok_or_else(|| {
+            Error::Invalid(of(
+                "`idmap` without uidMappings and gidMappings takes those of a new user namespace, which the container does not have",
+            ))
+        })?),
+        _ => return Err(Error::Invalid(of("uidMappings and gidMappings go together"))),
+    };
     let kind = mount.typ().clone().unwrap_or_default();
+    if options.remount {
+        // It changes what is mounted there already.
+        options.bind = None;
+        if maps.is_some() {
+            return Err(Error::Invalid(of("a remount cannot map users")));
+        }
+        return Ok(Wanted {
+            destination,
+            kind,
+            source: None,
+            options,
+            maps: None,
+        });
+    }
     if (kind == "bind" || kind == "none" || kind.is_empty()) && options.bind.is_none() {
         options.bind = Some(options::Recursive(false));
     }
@@ -173,11 +202,15 @@ fn wanted(mount: &oci_spec::runtime::Mount) -> Result<Wanted> {
             ))));
         }
     }
+    if maps.is_some() && options.bind.is_none() {
+        return Err(Error::Invalid(of("only bind mounts can be ID-mapped")));
+    }
     Ok(Wanted {
         destination,
         kind,
         source: mount.source().clone(),
         options,
+        maps,
     })
 }
 

@@ -12,6 +12,8 @@ const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
 const NOSYMFOLLOW: u64 = 0x0020_0000;
+/// `MOUNT_ATTR_IDMAP`: owners are mapped by a user namespace.
+pub(super) const IDMAP: u64 = 0x0010_0000;
 
 pub(super) const PRIVATE: u64 = 1 << 18;
 pub(super) const SLAVE: u64 = 1 << 19;
@@ -23,6 +25,10 @@ const UNBINDABLE: u64 = 1 << 17;
 pub(super) struct Options {
     /// A bind mount, of everything below as well or not.
     pub(super) bind: Option<Recursive>,
+    /// What is mounted there is changed.
+    pub(super) remount: bool,
+    /// Owners are mapped, of everything below as well or not.
+    pub(super) idmap: Option<Recursive>,
     /// Attributes of the mount itself.
     pub(super) attr: MountAttr,
     /// Attributes of everything below as well.
@@ -101,7 +107,10 @@ fn parse_one(option: &str, parsed: &mut Options) -> Result<()> {
         "bind" => parsed.bind = Some(parsed.bind.unwrap_or(Recursive(false))),
         "rbind" => parsed.bind = Some(Recursive(true)),
         "defaults" | "async" | "loud" | "silent" | "nomand" | "nolazytime" => {}
-        "tmpcopyup" | "remount" | "idmap" | "ridmap" | "iversion" | "noiversion" => {
+        "remount" => parsed.remount = true,
+        "idmap" => parsed.idmap = Some(Recursive(false)),
+        "ridmap" => parsed.idmap = Some(Recursive(true)),
+        "tmpcopyup" | "iversion" | "noiversion" => {
             return Err(Error::Unsupported(format!(
                 "the mount option `{option}` is not supported by this runtime"
             )));
@@ -178,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_an_error() {
-        assert!(parse(&["remount".to_owned()]).is_err());
+        assert!(parse(&["tmpcopyup".to_owned()]).is_err());
         assert!(parse(&["=x".to_owned()]).is_err());
     }
 }

@@ -6,14 +6,16 @@ use super::{
 };
 use crate::container::{
     Rootfs,
+    idmap::Maps,
     sys::{MountAttr, clone, exit},
 };
 use crate::{Error, Result};
 use rustix::{
+    fs::CWD,
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
     },
 };
 use std::{
@@ -23,9 +25,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Makes the root's mount. In a user namespace (`mapped`) it must be a directory whose owners are those that the namespace maps to: overlayfs
-/// cannot map owners, and mounted inside the namespace it would not read the layers' `trusted.overlay` attributes.
-pub(crate) fn root(rootfs: &Rootfs, nodev: bool, mapped: bool) -> Result<OwnedFd> {
+/// Makes the root's mount. In a user namespace (`mapped`) a directory must have the owners that the namespace maps to; layers are put
+/// together with their owners mapped by `maps`, what the container writes has its owners as the host sees them. (Mounted inside
+/// the namespace overlayfs would not read the layers' `trusted.overlay` attributes.) That needs Linux 5.19.
+pub(crate) fn root(
+    rootfs: &Rootfs,
+    nodev: bool,
+    mapped: bool,
+    maps: Option<&Maps>,
+) -> Result<OwnedFd> {
     let attr = MountAttr {
         set: if nodev { NODEV } else { 0 },
         ..MountAttr::default()
@@ -46,16 +54,19 @@ pub(crate) fn root(rootfs: &Rootfs, nodev: bool, mapped: bool) -> Result<OwnedFd
                     "an overlay root needs at least one layer".to_owned(),
                 ));
             }
+            if let Some(maps) = maps {
+                return in_namespace(lower, upper, work, &attr, maps);
+            }
             if mapped {
                 return Err(Error::Unsupported(
-                    "layers in a user namespace are not supported; run the container without one, or from a directory with \
-                     fitting owners"
+                    "layers in a user namespace of another container are not supported; give the container one of its own, or \
+                     a directory with fitting owners as root"
                         .to_owned(),
                 ));
             }
             match overlay(lower, upper, work, &attr) {
                 // Before Linux 6.7 there was no `lowerdir+`, and a value was at most 255 bytes long.
-                Err(Errno::INVAL) => by_mount(lower, upper, work, &attr),
+                Err(Errno::INVAL) => aside(|| mount_on_upper(lower, upper, work, &attr)),
                 other => other.map_err(|e| failed(lower, upper, e)),
             }
         }
@@ -99,15 +110,46 @@ fn create(context: &OwnedFd, attr: &MountAttr) -> rustix::io::Result<OwnedFd> {
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// The same by mount(2), whose options are at most a page. It can only mount on a path: a short-lived process does so in a mount
-/// namespace of its own, of which nothing stays but the descriptor.
-fn by_mount(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> Result<OwnedFd> {
+/// Layers whose owners are mapped: each is covered by a mapped mount of itself, in a mount namespace of which nothing stays.
+fn in_namespace(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    attr: &MountAttr,
+    maps: &Maps,
+) -> Result<OwnedFd> {
+    let namespace = maps.namespace()?;
+    let mut layers = Vec::new();
+    for layer in lower {
+        let mount = kernel::copy_path(layer, false)?;
+        kernel::map_owners(mount.as_fd(), false, namespace.as_fd(), layer)?;
+        layers.push(mount);
+    }
+    // The root directory is the upper layer's; all else that is copied up keeps its owner.
+    if let Some((uid, gid)) = maps.root() {
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid))
+            .map_err(|e| Error::io(format!("give {} to user {uid}", upper.display()), e))?;
+    }
+    aside(|| {
+        for (path, mount) in lower.iter().zip(&layers) {
+            let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(mount, "", CWD, path, over).map_err(|e| failed(lower, upper, e))?;
+        }
+        match overlay(lower, upper, work, attr) {
+            Err(Errno::INVAL) => mount_on_upper(lower, upper, work, attr),
+            other => other.map_err(|e| failed(lower, upper, e)),
+        }
+    })
+}
+
+/// Makes a mount in a short-lived process with a mount namespace of its own, of which nothing stays but the descriptor.
+fn aside(make: impl FnOnce() -> Result<OwnedFd>) -> Result<OwnedFd> {
     let (ours, theirs) = crate::container::channel::pair()?;
     let forked = clone(libc::CLONE_NEWNS as u64, false)
         .map_err(|e| Error::io("start a process for a mount", e))?;
     let crate::container::sys::Forked::Parent { pid, .. } = forked else {
         drop(ours);
-        let word = match mount_on_upper(lower, upper, work, attr) {
+        let word = match private().and_then(|()| make()) {
             Ok(mount) => crate::container::channel::Word::Done(Some(mount)),
             Err(error) => crate::container::channel::Word::Failed(error),
         };
@@ -116,27 +158,32 @@ fn by_mount(lower: &[PathBuf], upper: &Path, work: &Path, attr: &MountAttr) -> R
     };
     drop(theirs);
     let mount = ours.wait();
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+    crate::container::spawn::wait(pid);
     mount?.ok_or_else(|| Error::Internal("the process for the mount gave no mount".to_owned()))
 }
 
+/// Nothing that is mounted here is seen elsewhere.
+fn private() -> Result<()> {
+    let slash = rustix::fs::open(
+        "/",
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|e| Error::io("open the root", e))?;
+    let private = MountAttr {
+        propagation: super::options::PRIVATE,
+        ..MountAttr::default()
+    };
+    kernel::set(slash.as_fd(), true, &private)
+}
+
+/// The same as `overlay` by mount(2), whose options are at most a page. It can only mount on a path, so this belongs into `aside`.
 fn mount_on_upper(
     lower: &[PathBuf],
     upper: &Path,
     work: &Path,
     attr: &MountAttr,
 ) -> Result<OwnedFd> {
-    let slash = rustix::fs::open(
-        "/",
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .map_err(|e| failed(lower, upper, e))?;
-    let private = MountAttr {
-        propagation: super::options::PRIVATE,
-        ..MountAttr::default()
-    };
-    kernel::set(slash.as_fd(), true, &private)?;
     let data = mount_data(lower, upper, work);
     let data = CString::new(data)
         .map_err(|_| Error::Invalid("a layer's path has a zero byte".to_owned()))?;
@@ -221,7 +268,7 @@ mod tests {
         std::fs::write(path("b/two"), "from b").unwrap();
         let layers = [path("a"), path("b")];
         for make in [
-            by_mount,
+            |l: &[PathBuf], u: &Path, w: &Path, a: &MountAttr| aside(|| mount_on_upper(l, u, w, a)),
             |l: &[PathBuf], u: &Path, w: &Path, a: &MountAttr| {
                 overlay(l, u, w, a).map_err(|e| failed(l, u, e))
             },

@@ -16,6 +16,7 @@ pub(crate) fn prepare(plan: &Plan, bundle: &Path, cgroup: &Cgroup) -> Result<Pre
     let mut prepared = Prepared::default();
     for wanted in &plan.mounts {
         let from_host = match wanted.kind.as_str() {
+            _ if wanted.options.remount => None,
             _ if wanted.options.bind.is_some() => Some(bind(plan, wanted, bundle)?),
             "cgroup" | "cgroup2" => Some(hierarchies(wanted, cgroup)?),
             _ => None,
@@ -47,6 +48,10 @@ fn bind(plan: &Plan, wanted: &Wanted, bundle: &Path) -> Result<FromHost> {
         ..MountAttr::default()
     };
     kernel::set(mount.as_fd(), true, &slave)?;
+    if let Some(maps) = &wanted.maps {
+        let below = wanted.options.idmap == Some(Recursive(true));
+        kernel::map_owners(mount.as_fd(), below, maps.namespace()?.as_fd(), &source)?;
+    }
     attributes(mount.as_fd(), wanted)?;
     if plan.nodev && kind == kernel::Kind::Directory {
         kernel::set(

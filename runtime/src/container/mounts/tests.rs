@@ -2,7 +2,7 @@ use super::*;
 
 fn plan(json: &str) -> Result<Plan> {
     let spec: Spec = serde_json::from_str(json).unwrap();
-    Plan::new(&spec, true, true)
+    Plan::new(&spec, true, true, None)
 }
 
 #[test]
@@ -43,10 +43,16 @@ fn a_device_of_the_spec_replaces_the_usual_one() {
 #[test]
 fn without_a_device_cgroup_only_bound_devices_work_unless_all_are_allowed() {
     let spec: Spec = serde_json::from_str(r#"{"ociVersion":"1.2.0"}"#).unwrap();
-    let limited = Plan::new(&spec, true, false).unwrap();
+    let limited = Plan::new(&spec, true, false, None).unwrap();
     assert!(limited.nodev && limited.bind_devices);
     let privileged = r#"{"ociVersion":"1.2.0","linux":{"resources":{"devices":[{"allow":true,"access":"rwm"}]}}}"#;
-    let all = Plan::new(&serde_json::from_str(privileged).unwrap(), true, false).unwrap();
+    let all = Plan::new(
+        &serde_json::from_str(privileged).unwrap(),
+        true,
+        false,
+        None,
+    )
+    .unwrap();
     assert!(!all.nodev && !all.bind_devices);
 }
 
@@ -58,6 +64,6 @@ fn a_mount_that_cannot_be_made_as_asked_is_refused() {
         mount(r#"{"destination":"/a","type":"bind","source":"/x","options":["size=1"]}"#).is_err()
     );
     assert!(mount(r#"{"destination":"/a/../b","type":"tmpfs"}"#).is_err());
-    assert!(mount(r#"{"destination":"/a","type":"tmpfs","options":["remount"]}"#).is_err());
+    assert!(mount(r#"{"destination":"/a","type":"tmpfs","options":["tmpcopyup"]}"#).is_err());
     assert!(mount(r#"{"destination":"/a","type":"tmpfs","options":["size=1m"]}"#).is_ok());
 }
