@@ -42,7 +42,10 @@ pub(super) async fn connect(run: &Path) -> Result<Option<UnixStream>> {
         Err(e)
             if matches!(
                 e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    // It ended between hearing of the connection and taking it.
+                    | io::ErrorKind::ConnectionReset
             ) =>
         {
             Ok(None)
