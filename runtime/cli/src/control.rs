@@ -10,7 +10,7 @@ use crate::{
 use nix::sys::signal::Signal;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde_json::json;
@@ -18,6 +18,12 @@ use std::{fmt::Write, fs, path::Path, str::FromStr};
 use swarm_runtime::{
     Error, Result,
     container::{self, Cgroup},
+};
+
+/// How long a killed container may take to end.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
 };
 
 /// The id, for commands without options.
@@ -250,8 +256,17 @@ fn end(record: &Record, cgroup: &Cgroup) -> Result<()> {
         if cgroup.is_frozen().unwrap_or(false) {
             let _ = cgroup.thaw();
         }
-        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None))
-            .map_err(|e| Error::io("wait for the container's process", e))?;
+        // It is not gone before the parents of all others in its pid namespace have collected them, which may never be.
+        let ended = rustix::io::retry_on_intr(|| {
+            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE))
+        })
+        .map_err(|e| Error::io("wait for the container's process", e))?;
+        if ended == 0 {
+            return Err(Error::Conflict(format!(
+                "container {} was killed, but does not end within {} s: a process in it is not collected by its parent",
+                record.id, PATIENCE.tv_sec
+            )));
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use swarm_runtime::Result;
 /// The newest version of the specification that is followed.
 pub(crate) const NEWEST: &str = "1.2.0";
 
-const OPTIONS: [&str; 47] = [
+const OPTIONS: [&str; 50] = [
     "async",
     "atime",
     "bind",
@@ -30,6 +30,9 @@ const OPTIONS: [&str; 47] = [
     "private",
     "ratime",
     "rbind",
+    "remount",
+    "idmap",
+    "ridmap",
     "rdev",
     "relatime",
     "rexec",
@@ -123,8 +126,7 @@ fn features() -> serde_json::Value {
             "seccomp": {
                 "enabled": true,
                 "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG",
-                    "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
                 ],
                 "operators": [
                     "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
@@ -135,7 +137,7 @@ fn features() -> serde_json::Value {
             "apparmor": {"enabled": there("/sys/module/apparmor")},
             "selinux": {"enabled": there("/sys/fs/selinux/enforce")},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {"swarm.runtime.version": env!("CARGO_PKG_VERSION")},
     })

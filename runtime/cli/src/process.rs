@@ -1,7 +1,7 @@
 //! What `/proc` says of a container's processes, and what follows from it for the container's status.
 
 use crate::store::{Place, Record};
-use std::fs;
+use rustix::fs::{Mode, OFlags, open};
 use swarm_runtime::{Result, container::Cgroup};
 
 /// A container's status, in the specification's words.
@@ -52,7 +52,12 @@ pub(crate) struct Stat {
 impl Stat {
     /// Of a process, if there is one with this number.
     pub(crate) fn read(pid: i32) -> Option<Self> {
-        parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        let path = format!("/proc/{pid}/stat");
+        let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        // All of it is shorter than this, and comes at once.
+        let mut text = [0; 1024];
+        let length = rustix::io::read(file, &mut text).ok()?;
+        parse(&String::from_utf8_lossy(text.get(..length)?))
     }
 
     fn ended(&self) -> bool {

@@ -57,6 +57,19 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
         .map_err(|e| missing(path, &format!("write `{value}` to"), e))
 }
 
+/// Writes several values, each in one piece.
+pub(super) fn write_each<'a>(path: &Path, values: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|e| missing(path, "open", e))?;
+    for value in values {
+        file.write_all(value.as_bytes())
+            .map_err(|e| missing(path, &format!("write `{value}` to"), e))?;
+    }
+    Ok(())
+}
+
 /// An error, `NotFound` where the file is not there.
 fn missing(path: &Path, verb: &str, error: io::Error) -> Error {
     // ENODEV: the cgroup was removed while the file was open.

@@ -77,8 +77,17 @@ impl Groups {
                 inherit_cpuset(directory)?;
             }
         }
-        for limit in limits {
-            limit.write(self.need(limit.controller)?)?;
+        // A dozen device rules go into one file.
+        let same = |a: &Limit, b: &Limit| a.controller == "devices" && a.file == b.file;
+        for run in limits.chunk_by(same) {
+            match run {
+                [limit] => limit.write(self.need(limit.controller)?)?,
+                [first, ..] => files::write_each(
+                    &self.need(first.controller)?.join(&first.file),
+                    run.iter().map(|limit| limit.value.as_str()),
+                )?,
+                [] => {}
+            }
         }
         Ok(())
     }

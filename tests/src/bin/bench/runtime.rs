@@ -63,6 +63,7 @@ struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        let _ = umount2(&self.0.join("state"), MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -97,6 +98,16 @@ fn measure_here() -> Result<Figures> {
         ours.display()
     );
     let bundle = bundle(&scratch.0, &ours)?;
+    // State on a tmpfs, as `/run` is.
+    let state = scratch.0.join("state");
+    std::fs::create_dir_all(&state)?;
+    mount(
+        Some("state"),
+        &state,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
     let floor = scratch.0.join("floor");
     let source = scratch.0.join("floor.c");
     std::fs::write(&source, include_str!("floor.c"))?;
@@ -119,7 +130,7 @@ fn measure_here() -> Result<Figures> {
         let runtime = Runtime {
             program: program.to_owned(),
             more,
-            root: scratch.0.join(name),
+            root: state.join(name),
             bundle: bundle.clone(),
         };
         // Once before anything is measured, so that all of them are in the page cache.
