@@ -30,6 +30,7 @@ if [ "${1:-}" = --vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need mkfs.ext4 e2fsprogs
     need strip binutils
+    need apparmor_parser apparmor
 fi
 
 if [ -n "$missing" ]; then

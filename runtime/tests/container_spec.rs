@@ -265,3 +265,36 @@ fn a_listener_decides_about_system_calls() {
         assert!(matches!(world.try_run(spec), Err(Error::Invalid(_))));
     });
 }
+
+#[test]
+fn an_apparmor_profile_confines_the_program() {
+    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    if !loaded.is_ok_and(|profiles| profiles.contains("swarm-test (enforce)")) {
+        eprintln!("skipped: needs the AppArmor profile tests/vm/profile (make test-vm)");
+        return;
+    }
+    alone(|| {
+        let world = World::new();
+        let mut spec = world.sh("cat /proc/self/attr/current; cat /etc/name; cat /bin/sh | wc -c");
+        assert!(world.run(spec.clone()).out.contains("unconfined"));
+        spec["process"]["apparmorProfile"] = json!("swarm-test");
+        let ran = world.run(spec.clone());
+        assert!(ran.out.starts_with("swarm-test (enforce)"), "{ran:?}");
+        assert!(ran.err.contains("Permission denied"), "{ran:?}");
+        assert!(!ran.out.contains("image"), "{ran:?}");
+        let running = world.keep(container_sleep(&spec));
+        let ran = running
+            .exec(running.process(&["cat", "/proc/self/attr/current"]))
+            .unwrap();
+        assert!(ran.out.starts_with("swarm-test (enforce)"), "{ran:?}");
+        drop(running);
+        spec["process"]["apparmorProfile"] = json!("not-there");
+        assert!(world.try_run(spec).is_err());
+    });
+}
+
+fn container_sleep(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    spec["process"]["args"] = json!(["sleep", "1000"]);
+    spec
+}

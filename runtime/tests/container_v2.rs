@@ -177,6 +177,22 @@ fn with_oom_group_all_processes_end_together() {
 }
 
 #[test]
+fn pressure_is_told_where_the_kernel_tells_it() {
+    on_v2(|| {
+        let world = World::new();
+        let running = world.keep(world.sh("while true; do true; done"));
+        let told = ["cpu", "memory", "io"].map(|resource| {
+            let pressure = running.created.cgroup().pressure(resource).unwrap();
+            let file = directory(&world).join(format!("{resource}.pressure"));
+            (pressure.is_some(), fs::read_to_string(file).is_ok())
+        });
+        for (told, there) in told {
+            assert_eq!(told, there);
+        }
+    });
+}
+
+#[test]
 fn a_parent_with_processes_is_named() {
     on_v2(|| {
         let world = World::new();

@@ -77,6 +77,8 @@ for part in kernel/fs kernel/net kernel/drivers/net kernel/drivers/block kernel/
     cp -r "$kernel/lib/modules/$version/$part" "$image/lib/modules/$version/$part"
 done
 cp "$kernel/lib/modules/$version"/modules.* "$image/lib/modules/$version/"
+# AppArmor's own tool makes a profile what the kernel takes.
+apparmor_parser -Q -S -K -T -M /usr/share/apparmor-features/features "$here/profile" >"$image/tests/profile"
 cp "$here/init" "$image/init"
 cp "$here/cluster.sh" "$image/cluster.sh"
 chmod 755 "$image/init"

@@ -61,7 +61,7 @@ pub(crate) fn events(global: &Global, args: &mut Args) -> Result<()> {
 
 fn print_stats(id: &str, cgroup: &Cgroup) -> Result<()> {
     let stats = cgroup.stats()?;
-    let line = json!({
+    let mut line = json!({
         "type": "stats",
         "id": id,
         "data": {
@@ -70,6 +70,11 @@ fn print_stats(id: &str, cgroup: &Cgroup) -> Result<()> {
             "pids": {"current": stats.pids},
         },
     });
+    for (section, resource) in [("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")] {
+        if let Some(pressure) = cgroup.pressure(resource)? {
+            line["data"][section]["psi"] = json!(pressure);
+        }
+    }
     report::print(&format!("{line}\n"))
 }
 

@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use cgroup::{Cgroup, CgroupStats};
+pub use cgroup::{Cgroup, CgroupStats, Pressure, Stall};
 pub use seccomp::{default_seccomp, default_seccomp_for};
 pub use swarm_api::backend::WindowSize;
 

@@ -35,6 +35,8 @@ const DRIFT_CHECK: Duration = Duration::from_secs(30);
 const FOOTING: Duration = Duration::from_secs(5);
 /// How long a task may wait for its network's bridge.
 const BRIDGE: Duration = Duration::from_secs(15);
+/// What a network takes at most.
+const LONGEST_MTU: u32 = 65_450;
 const SUBJECT: &str = "network";
 
 /// The networks that can be used on this node now, by name.
@@ -216,7 +218,10 @@ impl Networks {
 
     async fn mtu(&self, kernel: &Network) -> u32 {
         match underlay::mtu(kernel, self.underlay).await {
-            Ok(mtu) => mtu.saturating_sub(desired::overhead(self.underlay)),
+            // The loopback interface takes more than a network may.
+            Ok(mtu) => mtu
+                .saturating_sub(desired::overhead(self.underlay))
+                .min(LONGEST_MTU),
             Err(why) => {
                 let mtu = underlay::COMMON_MTU - VTEP_OVERHEAD;
                 let line = format!(

@@ -4,6 +4,7 @@
 mod bpf;
 mod devices;
 mod files;
+mod pressure;
 mod program;
 mod resources;
 mod v1;
@@ -15,6 +16,8 @@ use std::{
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
+
+pub use pressure::{Pressure, Stall};
 
 /// Where the hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -148,6 +151,14 @@ impl Cgroup {
         match &self.layout {
             Layout::Unified(group) => group.stats(),
             Layout::Legacy(groups, _) => groups.stats(),
+        }
+    }
+
+    /// What its processes had to wait for of `cpu`, `memory` or `io`. None on v1, and where the kernel does not tell.
+    pub fn pressure(&self, resource: &str) -> Result<Option<Pressure>> {
+        match &self.layout {
+            Layout::Unified(group) => group.pressure(resource),
+            Layout::Legacy(..) => Ok(None),
         }
     }
 

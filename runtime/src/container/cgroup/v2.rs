@@ -1,6 +1,8 @@
 //! A cgroup in the v2 hierarchy. Must not know of OCI resources, only of files and values.
 
-use super::{CgroupStats, bpf, devices::Rule, files, program, resources::Limit};
+use super::{
+    CgroupStats, Pressure, bpf, devices::Rule, files, pressure, program, resources::Limit,
+};
 use crate::{Error, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -135,6 +137,19 @@ impl Group {
             memory_limit: limit.trim().parse().ok(),
             pids: or(files::number(&self.path.join("pids.current")), 0)?,
         })
+    }
+
+    /// See `Cgroup`.
+    pub(super) fn pressure(&self, resource: &str) -> Result<Option<Pressure>> {
+        match files::read(&self.path.join(format!("{resource}.pressure"))) {
+            Ok(text) => Ok(Some(pressure::parse(&text))),
+            Err(Error::NotFound(_)) => Ok(None),
+            // Switched off for this kernel (`psi=0`), or for this cgroup.
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// See `Cgroup`.
