@@ -27,6 +27,7 @@ pub struct Cli {
 
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // One is made in a program's life.
 pub enum Command {
     /// Run the agent until SIGTERM or SIGINT; containers keep running.
     Run(Settings),

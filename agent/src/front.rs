@@ -186,6 +186,18 @@ impl Backend for Front {
         self.cluster()?.pull_image(name, options).await
     }
 
+    async fn load_images(
+        &self,
+        name: Option<String>,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Vec<Image>> {
+        self.cluster()?.load_images(name, archive).await
+    }
+
+    async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
+        self.cluster()?.save_images(names).await
+    }
+
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         self.cluster()?.export_layer(digest).await
     }

@@ -283,6 +283,27 @@ pub trait Backend: Send + Sync + 'static {
         )))
     }
 
+    /// Takes in all images of an archive of `docker save` or an OCI image layout, plain or compressed. `name` is for an
+    /// archive with one image, and goes before what that says.
+    async fn load_images(
+        &self,
+        name: Option<String>,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Vec<Image>> {
+        let _ = (name, archive);
+        Err(crate::Error::Unsupported(
+            "this backend cannot load images".into(),
+        ))
+    }
+
+    /// Images as one archive, an OCI image layout that Docker reads as well.
+    async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
+        Err(crate::Error::Unsupported(format!(
+            "cannot save {}: this backend cannot save images",
+            names.join(", ")
+        )))
+    }
+
     /// One layer of an image as an uncompressed tar archive, by its digest; for peers.
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>>;
 }

@@ -99,6 +99,67 @@ pub(super) async fn pull(
     Ok(made_known.boxed())
 }
 
+/// Takes the images of an archive in, on this node, and makes them known.
+pub(super) async fn load(
+    member: &Member,
+    host: &Host,
+    name: Option<String>,
+    archive: BoxStream<Result<Bytes>>,
+) -> Result<Vec<Image>> {
+    let images = host.load_images(name, archive).await?;
+    for image in &images {
+        let (image, node) = (image.clone(), member.id());
+        let reference = image.reference.clone();
+        member.propose(Change::PutImage { image, node }).await.map_err(|e: Error| {
+            e.context(format!("image {reference} is on this node, but the cluster may not know it yet; load it again once it answers"))
+        })?;
+    }
+    Ok(images)
+}
+
+/// Images as one archive. Layers that are not on this node are fetched from those that have them.
+pub(super) async fn save(
+    member: &Member,
+    host: &Host,
+    names: Vec<String>,
+) -> Result<BoxStream<Result<Bytes>>> {
+    for name in &names {
+        let reference: ImageReference = name.parse()?;
+        let record = member.state().images.get(&reference.to_string()).cloned();
+        let record = record
+            .ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))?;
+        if host
+            .image(&reference)
+            .is_some_and(|here| here.digest == record.image.digest)
+        {
+            continue;
+        }
+        for digest in host.has_layers(&record.image) {
+            fetch(member, host, &record, &digest).await?;
+        }
+        host.put_image(record.image).await?;
+    }
+    host.save_images(names).await
+}
+
+async fn fetch(member: &Member, host: &Host, record: &ImageRecord, digest: &str) -> Result<()> {
+    let mut last = Error::Unavailable(format!("no node has the layer {digest}"));
+    for node in record.nodes.iter().filter(|n| **n != member.id()) {
+        let given = async {
+            let peer = swarm_api::grpc::Client::from_channel(member.connect(*node).await?);
+            let layer = peer.export_layer(digest.to_owned()).await?;
+            host.put_layer(digest, layer).await
+        };
+        match given.await {
+            Ok(()) => return Ok(()),
+            Err(why) => {
+                last = why.context(format!("cannot get the layer {digest} from node {node}"));
+            }
+        }
+    }
+    Err(last)
+}
+
 /// The image of that name, where a node that lives has it.
 fn available(state: &State, name: &str) -> Option<Image> {
     let record = state.images.get(name)?;

@@ -160,6 +160,18 @@ impl Backend for ClusterBackend {
         images::pull(&self.cluster.member, &self.host, &name, options).await
     }
 
+    async fn load_images(
+        &self,
+        name: Option<String>,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Vec<Image>> {
+        images::load(&self.cluster.member, &self.host, name, archive).await
+    }
+
+    async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
+        images::save(&self.cluster.member, &self.host, names).await
+    }
+
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         self.cluster.local.export_layer(digest).await
     }

@@ -257,14 +257,32 @@ impl Backend for Client {
         let requests = import_requests(start, archive, Arc::clone(&unreadable));
         let (requests, _held) = until_dropped(requests);
         let answer = ask(self.backend().import_image(requests).await);
-        let reason = unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match (answer, reason) {
-            (Err(_), Some(reason)) => Err(reason),
-            (answer, _) => answer?.try_into(),
-        }
+        or_why(answer, &unreadable)?.try_into()
+    }
+
+    async fn load_images(
+        &self,
+        name: Option<String>,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Vec<Image>> {
+        let start = v1::ImportImageStart {
+            name: name.unwrap_or_default(),
+            config: None,
+        };
+        let unreadable = Arc::default();
+        let requests = import_requests(start, archive, Arc::clone(&unreadable));
+        let (requests, _held) = until_dropped(requests);
+        let answer = ask(self.backend().load_images(requests).await);
+        let images = or_why(answer, &unreadable)?.images;
+        images.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
+        let request = v1::SaveImagesRequest { names };
+        let archive = ask(self.backend().save_images(request).await)?;
+        Ok(receive(archive, |piece: v1::SaveImagesResponse| {
+            Ok(piece.chunk)
+        }))
     }
 
     async fn pull_image(
@@ -286,6 +304,18 @@ impl Backend for Client {
         Ok(receive(layer, |piece: v1::ExportLayerResponse| {
             Ok(piece.chunk)
         }))
+    }
+}
+
+/// The answer, or why there was nothing to answer to.
+fn or_why<T>(answer: Result<T>, unreadable: &Mutex<Option<Error>>) -> Result<T> {
+    let reason = unreadable
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match (answer, reason) {
+        (Err(_), Some(reason)) => Err(reason),
+        (answer, _) => answer,
     }
 }
 

@@ -40,6 +40,7 @@ impl v1::backend_server::Backend for BackendService {
     type ExecStream = Items<v1::ProcessOutput>;
     type StatsStream = Items<v1::StatsResponse>;
     type WatchStream = Items<v1::Event>;
+    type SaveImagesStream = Items<v1::SaveImagesResponse>;
     type PullImageStream = Items<v1::PullImageResponse>;
     type ExportLayerStream = Items<v1::ExportLayerResponse>;
 
@@ -186,10 +187,38 @@ impl v1::backend_server::Backend for BackendService {
         let r = request.into_inner();
         let events = async {
             let policy = pull_policy(r.policy)?;
-            self.backend.pull_image(r.name, PullOptions { policy }).await
+            self.backend
+                .pull_image(r.name, PullOptions { policy })
+                .await
         };
         items(events.await, |event: PullEvent| {
             [v1::PullImageResponse::from(event)]
+        })
+    }
+
+    async fn load_images(
+        &self,
+        request: Request<Streaming<v1::ImportImageRequest>>,
+    ) -> Reply<v1::LoadImagesResponse> {
+        let mut messages = request.into_inner();
+        let Some(import_image_request::Message::Start(start)) =
+            messages.message().await?.and_then(|m| m.message)
+        else {
+            return Err(no_start("LoadImages"));
+        };
+        let name = Some(start.name).filter(|name| !name.is_empty());
+        let images = self.backend.load_images(name, archive(messages)).await;
+        let images = into_each(images.map_err(to_status)?);
+        Ok(Response::new(v1::LoadImagesResponse { images }))
+    }
+
+    async fn save_images(
+        &self,
+        request: Request<v1::SaveImagesRequest>,
+    ) -> Reply<Self::SaveImagesStream> {
+        let archive = self.backend.save_images(request.into_inner().names).await;
+        items(archive, |bytes| {
+            chunks::split(bytes, chunks::ARCHIVE).map(|chunk| v1::SaveImagesResponse { chunk })
         })
     }
 

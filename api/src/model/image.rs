@@ -217,8 +217,16 @@ mod tests {
     #[test]
     fn a_registry_is_what_has_a_dot_or_a_port_or_is_localhost() {
         for (text, registry, repository) in [
-            ("docker.io/library/nginx:1.27", Some("docker.io"), "library/nginx"),
-            ("localhost:5000/team/web", Some("localhost:5000"), "team/web"),
+            (
+                "docker.io/library/nginx:1.27",
+                Some("docker.io"),
+                "library/nginx",
+            ),
+            (
+                "localhost:5000/team/web",
+                Some("localhost:5000"),
+                "team/web",
+            ),
             ("localhost/web:1", Some("localhost"), "web"),
             ("10.0.0.1:5000/a", Some("10.0.0.1:5000"), "a"),
             ("whoami", None, "whoami"),
@@ -226,7 +234,11 @@ mod tests {
             ("team/web:1.2", None, "team/web"),
         ] {
             let reference = parse(text);
-            assert_eq!((reference.registry(), reference.repository()), (registry, repository), "{text}");
+            assert_eq!(
+                (reference.registry(), reference.repository()),
+                (registry, repository),
+                "{text}"
+            );
         }
     }
 
@@ -234,9 +246,15 @@ mod tests {
     fn a_name_is_written_as_it_is_read() {
         for (text, whole) in [
             ("whoami".to_owned(), "whoami:latest".to_owned()),
-            ("localhost:5000/web".into(), "localhost:5000/web:latest".into()),
+            (
+                "localhost:5000/web".into(),
+                "localhost:5000/web:latest".into(),
+            ),
             (format!("a.b/web@{DIGEST}"), format!("a.b/web@{DIGEST}")),
-            (format!("a.b:1/web:2@{DIGEST}"), format!("a.b:1/web:2@{DIGEST}")),
+            (
+                format!("a.b:1/web:2@{DIGEST}"),
+                format!("a.b:1/web:2@{DIGEST}"),
+            ),
         ] {
             assert_eq!(parse(&text).to_string(), whole);
             assert_eq!(parse(&whole), parse(&text));
@@ -244,7 +262,17 @@ mod tests {
         let pinned = parse("a.b/web:2").pinned(DIGEST).unwrap();
         assert_eq!((pinned.selector(), pinned.tag()), (DIGEST, "2"));
         assert_eq!(parse("a.b/web").selector(), "latest");
-        for bad in ["", ":1", "a:", "a@", "a@sha256:12", "A", "@sha256:12", "a@sha512:ab", "a:b c"] {
+        for bad in [
+            "",
+            ":1",
+            "a:",
+            "a@",
+            "a@sha256:12",
+            "A",
+            "@sha256:12",
+            "a@sha512:ab",
+            "a:b c",
+        ] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
     }

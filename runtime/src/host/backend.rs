@@ -268,7 +268,38 @@ impl Backend for Host {
             self.put_image(image.clone()).await?;
             return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
         }
-        self.inner.puller.pull(&reference, clock::now())
+        let events = self.inner.puller.pull(&reference, clock::now())?;
+        let inner = std::sync::Arc::clone(&self.inner);
+        let tidied = events.then(move |event| {
+            let inner = std::sync::Arc::clone(&inner);
+            async move {
+                // The name may have stood for something else before.
+                if matches!(event, Ok(PullEvent::Done(_))) {
+                    inner.collect_layers().await;
+                }
+                event
+            }
+        });
+        Ok(tidied.boxed())
+    }
+
+    async fn load_images(
+        &self,
+        name: Option<String>,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<Vec<Image>> {
+        let name = name.map(|n| n.parse()).transpose()?;
+        let loaded = self.inner.store.load(name, archive, clock::now()).await;
+        self.inner.collect_layers().await;
+        loaded.map_err(|e| e.context("cannot load images"))
+    }
+
+    async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
+        let names = names
+            .iter()
+            .map(|n| n.parse())
+            .collect::<Result<Vec<ImageReference>>>()?;
+        Ok(self.inner.store.save(&names)?)
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

@@ -7,10 +7,12 @@
 
 mod archive;
 mod builtin;
+mod load;
 pub(crate) mod pull;
 mod record;
 mod resolve;
 mod rootfs;
+mod save;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -235,12 +237,46 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where it is not here.
     pub fn layer_size(&self, digest: &str) -> Result<u64> {
-        let path = self.inner.find(digest)?.join(SIZE);
-        let reading = |e: std::io::Error| Error::io(format!("read {}", path.display()), e);
-        let text = std::fs::read_to_string(&path).map_err(reading)?;
-        text.trim()
-            .parse()
-            .map_err(|_| Error::Internal(format!("{} is damaged: {text:?}", path.display())))
+        self.inner.size(digest)
+    }
+
+    /// Takes in all images of an archive of `docker save` or of an OCI image layout, plain or compressed. `name` is for
+    /// an archive with one image, and goes before what that says.
+    ///
+    /// # Errors
+    /// [`swarm_api::Error::Invalid`] where it is no such archive; see [`Store::import`].
+    pub async fn load(
+        &self,
+        name: Option<ImageReference>,
+        archive: BoxStream<swarm_api::Result<Bytes>>,
+        now: Timestamp,
+    ) -> swarm_api::Result<Vec<Image>> {
+        let inner = Arc::clone(&self.inner);
+        stream::read_in_thread(archive, move |reader| {
+            load::load(&inner, reader, name.as_ref(), now)
+        })
+        .await
+    }
+
+    /// Images as one archive, an OCI image layout that Docker reads as well.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where one, or a layer of one, is not here.
+    pub fn save(&self, names: &[ImageReference]) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
+        let mut images = Vec::new();
+        for name in names {
+            let image = self
+                .image(name)
+                .ok_or_else(|| Error::NotFound(format!("there is no image {name} on this host")))?;
+            for layer in &image.layers {
+                self.inner.find(layer)?;
+            }
+            images.push(image);
+        }
+        let store = self.clone();
+        Ok(stream::write_in_thread(move |sink| {
+            save::save(&store, &images, sink)
+        }))
     }
 
     /// One layer as an uncompressed tar archive, byte for byte as it came.
@@ -310,6 +346,15 @@ impl Inner {
                 "there is no layer {digest} on this host"
             )))
         }
+    }
+
+    fn size(&self, digest: &str) -> Result<u64> {
+        let path = self.find(digest)?.join(SIZE);
+        let reading = |e: std::io::Error| Error::io(format!("read {}", path.display()), e);
+        let text = std::fs::read_to_string(&path).map_err(reading)?;
+        text.trim()
+            .parse()
+            .map_err(|_| Error::Internal(format!("{} is damaged: {text:?}", path.display())))
     }
 
     /// Unpacks an archive to a layer. Where `wanted` is given, only one of that digest is accepted.

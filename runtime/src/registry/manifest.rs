@@ -27,6 +27,22 @@ pub struct Descriptor {
     pub size: u64,
     #[serde(default)]
     platform: Option<PlatformField>,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// What an index calls it (containerd's annotation, or the image-spec's, which may be a tag alone).
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        [
+            "io.containerd.image.name",
+            "org.opencontainers.image.ref.name",
+        ]
+        .iter()
+        .find_map(|key| self.annotations.get(*key))
+        .map(String::as_str)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -86,7 +102,7 @@ pub struct ImageFile {
     pub architecture: String,
 }
 
-pub(super) enum Document {
+pub(crate) enum Document {
     Image(Manifest),
     Index(Vec<Descriptor>),
 }
@@ -104,7 +120,7 @@ struct Raw {
 }
 
 /// Reads a manifest or an index.
-pub(super) fn read(bytes: &[u8]) -> Result<Document> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Document> {
     let raw: Raw = serde_json::from_slice(bytes)
         .map_err(|e| Error::Invalid(format!("it is no manifest of an image: {e}")))?;
     if raw.schema_version != 2 {
@@ -153,7 +169,7 @@ fn check(descriptor: &Descriptor) -> Result<()> {
 }
 
 /// The image of an index for a platform.
-pub(super) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor> {
+pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor> {
     let fits = |entry: &&Descriptor| match &entry.platform {
         Some(p) => p.os == wanted.os && p.architecture == wanted.architecture,
         None => false,
@@ -219,7 +235,7 @@ struct RawConfig {
 }
 
 /// Reads a configuration.
-pub(super) fn read_config(bytes: &[u8]) -> Result<ImageFile> {
+pub(crate) fn read_config(bytes: &[u8]) -> Result<ImageFile> {
     let raw: RawImage = serde_json::from_slice(bytes)
         .map_err(|e| Error::Invalid(format!("it is no configuration of an image: {e}")))?;
     let config = raw.config.unwrap_or_default();

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use swarm_api::{BoxStream, Error, Result};
 
 pub use manifest::{Descriptor, ImageFile, Manifest, Platform};
+pub(crate) use manifest::{Document, choose, read as read_document, read_config};
 pub use target::Target;
 
 /// The largest manifest and the largest configuration that are accepted (registries refuse manifests over 4 MiB).

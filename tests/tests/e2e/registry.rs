@@ -138,7 +138,32 @@ fn an_image_is_pulled_once_and_runs_on_all_hosts_also_when_its_registry_has_gone
         for task in &new {
             ensure!(version(one, &task.name)? == "second", "{}", task.name);
         }
-        refused(one, &["run", "-d", "--pull", "always", &name], &["5000"])
+        refused(one, &["run", "-d", "--pull", "always", &name], &["5000"])?;
+        // From any host into a file, and back under another name.
+        let file = c.host(3).scratch()?.join("saved.tar");
+        let file = file.to_string_lossy();
+        c.host(3).ok(&["image", "save", "-f", &file, &name])?;
+        ensure!(
+            c.host(2)
+                .ok(&["image", "load", "--name", "loaded", &file])?
+                == "loaded:latest"
+        );
+        run(one, "loaded", 1, &["loaded"])?;
+        ensure!(version(one, "loaded.1")? == "second");
+        // What nobody uses goes when one says so, and nothing else.
+        one.ok(&["service", "rm", "loaded"])?;
+        let before = one.json(&["image", "ls"])?;
+        one.ok(&["image", "prune"])?;
+        ensure!(one.json(&["image", "ls"])? == before);
+        wait_until("only the loaded one goes", UP, || {
+            one.ok(&["image", "prune", "--force"])?;
+            let images = one.json(&["image", "ls"])?.to_string();
+            ensure!(
+                !images.contains("loaded") && images.contains("whoami") && images.contains("5000"),
+                "{images}"
+            );
+            Ok(())
+        })
     });
 }
 

@@ -1,11 +1,11 @@
 //! Services, images and networks.
 
 use super::{each, enumeration, into_each, narrow, need, parse, present};
+use crate::backend::{LayerProgress, PullEvent, PullPolicy};
 use crate::model::{
     Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart, RestartPolicy, Service,
     ServiceChange, ServiceSpec, Timestamp,
 };
-use crate::backend::{LayerProgress, PullEvent, PullPolicy};
 use crate::{Error, Result};
 use swarm_proto::v1;
 use swarm_proto::v1::pull_image_response;

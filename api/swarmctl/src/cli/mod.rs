@@ -370,6 +370,32 @@ Credentials are those of Docker's file on the agent's node (`docker login`, `sko
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Take images in from an archive of `docker save`, `skopeo copy`, `image save`, or an OCI image layout as tar
+    #[command(after_help = "Example:\n  docker save nginx:1.27 | swarmctl image load")]
+    Load {
+        /// Call its only image so
+        #[arg(long)]
+        name: Option<String>,
+        /// The archive, plain or compressed; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Write images to an archive that `docker load`, `skopeo` and `image load` read (an OCI image layout)
+    #[command(after_help = "Example:\n  swarmctl image save -f web.tar team/web:1.2")]
+    Save {
+        /// Where to write it; - is standard output
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+        /// NAME or NAME:TAG
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove all images that no service and no task uses
+    Prune {
+        /// Do so; without it, say which those are
+        #[arg(short, long)]
+        force: bool,
+    },
     /// List images
     Ls,
     /// Show everything about images, as JSON

@@ -1,17 +1,20 @@
-//! `image import`: a file or standard input goes to the agent, with a progress bar where it takes long.
+//! `image import`, `load`, `save` and `prune`: archives go to the agent and come from it, an import with a progress bar
+//! where it takes long.
 
 use crate::cli::{ImportArgs, environment};
 use crate::context::Context;
+use crate::failure;
 use crate::terminal;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use swarm_api::model::{ImageConfig, ImageReference};
+use swarm_api::model::{ImageConfig, ImageReference, Kind, Object, Query};
 use swarm_api::{Backend, BoxStream, Error};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
@@ -55,6 +58,110 @@ pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
     };
     bar.finish_and_clear();
     context.print(&image?, |i| i.reference.to_string())
+}
+
+/// `image load`.
+pub(crate) async fn load(context: &Context, name: Option<String>, file: &Path) -> Result<()> {
+    let (archive, _) = open(file).await?;
+    let client = context.client().await?;
+    let images = client.load_images(name, archive).await?;
+    context.print(&images, |images| {
+        let names: Vec<_> = images.iter().map(|i| i.reference.to_string()).collect();
+        names.join("\n")
+    })
+}
+
+/// `image save`.
+pub(crate) async fn save(context: &Context, file: &Path, names: Vec<String>) -> Result<()> {
+    let client = context.client().await?;
+    let to_output = file == Path::new("-");
+    if to_output && terminal::has_output() {
+        bail!(
+            "an archive is nothing for a terminal: name a file with -f, or lead the output elsewhere"
+        );
+    }
+    let mut archive = client.save_images(names).await?;
+    if to_output {
+        return write(&mut archive, &mut tokio::io::stdout(), "standard output").await;
+    }
+    // What is there stays until the new one is whole.
+    let name = file.display().to_string();
+    let mut unfinished = file.as_os_str().to_owned();
+    unfinished.push(".part");
+    let unfinished = Path::new(&unfinished);
+    let cannot = || format!("cannot write {name}");
+    let mut out = tokio::fs::File::create(unfinished)
+        .await
+        .with_context(cannot)?;
+    let outcome = async {
+        write(&mut archive, &mut out, &name).await?;
+        out.sync_all().await.with_context(cannot)?;
+        tokio::fs::rename(unfinished, file)
+            .await
+            .with_context(cannot)
+    }
+    .await;
+    if outcome.is_err() {
+        // It is of no use, and the reason is told.
+        let _ = tokio::fs::remove_file(unfinished).await;
+    }
+    outcome
+}
+
+async fn write(
+    archive: &mut BoxStream<swarm_api::Result<Bytes>>,
+    out: &mut (impl AsyncWrite + Unpin),
+    name: &str,
+) -> Result<()> {
+    while let Some(piece) = archive.next().await {
+        out.write_all(&piece?)
+            .await
+            .with_context(|| format!("cannot write {name}"))?;
+    }
+    out.flush()
+        .await
+        .with_context(|| format!("cannot write {name}"))
+}
+
+/// `image prune`.
+pub(crate) async fn prune(context: &Context, force: bool) -> Result<i32> {
+    let client = context.client().await?;
+    let mut used = BTreeSet::new();
+    let mut unused = Vec::new();
+    for kind in [Kind::Service, Kind::Task, Kind::Image] {
+        let query = Query {
+            read: context.read(),
+            ..Query::of(kind)
+        };
+        for object in context.fresh(client.list(query).await?) {
+            let name = match object {
+                Object::Service(service) => service.spec.task.image,
+                Object::Task(task) if !task.status.state.is_final() => task.spec.image,
+                Object::Image(image) => {
+                    if !image.builtin {
+                        unused.push(image.reference.to_string());
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            used.insert(
+                name.parse::<ImageReference>()
+                    .map_or(name, |r| r.to_string()),
+            );
+        }
+    }
+    unused.retain(|name| !used.contains(name));
+    if !force {
+        for name in &unused {
+            context.done(name)?;
+        }
+        if !unused.is_empty() {
+            failure::say("nothing was removed; add --force to remove these images");
+        }
+        return Ok(0);
+    }
+    super::change::remove(context, Kind::Image, unused, false).await
 }
 
 fn style(known: bool) -> Result<ProgressStyle> {

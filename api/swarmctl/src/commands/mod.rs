@@ -130,6 +130,9 @@ async fn image(context: &Context, command: ImageCommand) -> Result<i32> {
             })
             .await;
         }
+        ImageCommand::Load { name, file } => image::load(context, name, &file).await?,
+        ImageCommand::Save { file, names } => image::save(context, &file, names).await?,
+        ImageCommand::Prune { force } => return image::prune(context, force).await,
         ImageCommand::Ls => show::list(context, Kind::Image).await?,
         ImageCommand::Inspect { names } => return show::inspect(context, Kind::Image, names).await,
         ImageCommand::Rm { names } => {
