@@ -10,6 +10,9 @@ ifneq ($(SUDO),)
 export CARGO_TARGET_$(HOST)_RUNNER := $(SUDO)
 endif
 
+# It starts once for each step of each container: without shared libraries it does so faster.
+OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static
+
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-vm bench lint clean clean-hosts deps
 
@@ -17,7 +20,8 @@ help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
 
 build: ## build swarmd, swarmctl and swarm-oci for use (release)
-	$(CARGO) build --release -p swarmd -p swarmctl -p swarm-oci
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(OCI)
 
 deps:
 	@tests/install-deps.sh
@@ -42,7 +46,8 @@ test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debi
 	@tests/vm/run.sh
 
 bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc and crun (PARTS=cluster or runtime: only that)
-	$(CARGO) build --release -p swarmd -p swarmctl -p swarm-oci
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(OCI)
 	$(CARGO) build --release -p swarm-tests --bin swarm-bench
 	$(SUDO) $(TARGET)/release/swarm-bench docs/benchmarks.md $(PARTS)
 

@@ -52,7 +52,9 @@ static void make_groups(void) {
     static const char *names[] = {"unified", "cpu", "cpuacct", "devices", "memory", "pids"};
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(groups[count], sizeof *groups, "/sys/fs/cgroup/%s/floor-%d", names[i], getpid());
-        if (mkdir(groups[count], 0755) == 0)
+        char path[160];
+        snprintf(path, sizeof path, "/sys/fs/cgroup/%s/cgroup.procs", names[i]);
+        if (access(path, W_OK) == 0 && mkdir(groups[count], 0755) == 0)
             count++;
     }
     if (count == 0) {

@@ -2,12 +2,17 @@
 
 use crate::{Figures, IDLE};
 use anyhow::{Context, Result};
+use std::time::Duration;
 
 /// Clock ticks a second in `/proc/PID/stat`: fixed by the kernel's interface to user space.
 const TICKS: f64 = 100.0;
 
-/// Watches the processes of each agent for [`IDLE`].
+/// What the agents had to do before is over after this.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Watches the processes of each agent for [`IDLE`], after what they had to do is over.
 pub(crate) fn watch(agents: &[Vec<i32>], figures: &mut Figures) -> Result<()> {
+    std::thread::sleep(SETTLE);
     let before = agents
         .iter()
         .map(|pids| Usage::of(pids))
