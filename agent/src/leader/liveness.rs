@@ -29,6 +29,7 @@ pub(super) async fn run(member: &Member) {
         let seen = members.borrow_and_update().clone();
         applied.borrow_and_update();
         let now = Instant::now();
+        let status = member.status();
         let (mut changes, mut due) = {
             let state = member.state();
             let nodes = state.nodes.keys().copied().collect();
@@ -38,7 +39,7 @@ pub(super) async fn run(member: &Member) {
             } else {
                 alone_since = None;
             }
-            match doubt(&member.status(), &seen.alive, alone_since, now) {
+            match doubt(&status, &seen.alive, alone_since, now) {
                 Some(until) => (Vec::new(), Some(until)),
                 None => (liveness::changes(&state, &seen.alive), seen.due),
             }

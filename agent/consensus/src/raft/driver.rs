@@ -32,7 +32,17 @@ pub(crate) struct Driver {
     pub(crate) status: watch::Sender<Status>,
 }
 
-type PreVote = Option<JoinHandle<bool>>;
+type PreVote = Option<JoinHandle<Verdict>>;
+
+/// What the voters say to a candidate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Won,
+    /// At least one that answered would not vote for it.
+    Denied,
+    /// Too few answered.
+    Unheard,
+}
 
 impl Driver {
     /// Runs until the instance fails, and says why.
@@ -51,11 +61,18 @@ impl Driver {
                     // A failure shows in the metrics.
                     let _ = self.raft.trigger().heartbeat().await;
                 }
-                won = finished(&mut pre_vote) => {
+                verdict = finished(&mut pre_vote) => {
                     pre_vote = None;
-                    if won {
-                        tracing::info!("no leader is heard by a majority, standing for election");
-                        let _ = self.raft.trigger().elect().await;
+                    match verdict {
+                        Verdict::Won => {
+                            tracing::info!("no leader is heard by a majority, standing for election");
+                            let _ = self.raft.trigger().elect().await;
+                        }
+                        Verdict::Denied => {
+                            let (mut election, now) = self.shared.election();
+                            election.denied(now);
+                        }
+                        Verdict::Unheard => {}
                     }
                 }
                 why = self.log.failed() => return why,
@@ -123,7 +140,7 @@ impl Driver {
     }
 
     /// Asks all voters whether they would vote for this node.
-    fn ask(&self, metrics: &Metrics) -> impl Future<Output = bool> + Send + use<> {
+    fn ask(&self, metrics: &Metrics) -> impl Future<Output = Verdict> + Send + use<> {
         let configs = metrics
             .membership_config
             .membership()
@@ -136,8 +153,9 @@ impl Driver {
         async move {
             let mut granted = BTreeSet::from([me]);
             if is_quorum(&configs, &granted) {
-                return true;
+                return Verdict::Won;
             }
+            let mut denied = false;
             let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
             let mut answers: FuturesUnordered<_> = others
                 .into_iter()
@@ -148,24 +166,35 @@ impl Driver {
                         let request = Request::PreVote { last_log };
                         let answer =
                             call(transport.as_ref(), id, MessageKind::Vote, &request).await;
-                        (id, matches!(answer, Ok(Reply::PreVote { granted: true })))
+                        match answer {
+                            Ok(Reply::PreVote { granted }) => Some((id, granted)),
+                            _ => None,
+                        }
                     }
                 })
                 .collect();
-            let collect = async {
-                while let Some((id, yes)) = answers.next().await {
-                    if yes {
+            let mut until = Instant::now() + patience;
+            while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+                match answer {
+                    Some((id, true)) => {
                         granted.insert(id);
                         if is_quorum(&configs, &granted) {
-                            return true;
+                            return Verdict::Won;
                         }
                     }
+                    // Who has not answered soon after is the dead leader, most likely.
+                    Some((_, false)) => {
+                        denied = true;
+                        until = until.min(Instant::now() + patience / 8);
+                    }
+                    None => {}
                 }
-                false
-            };
-            tokio::time::timeout(patience, collect)
-                .await
-                .unwrap_or(false)
+            }
+            if denied {
+                Verdict::Denied
+            } else {
+                Verdict::Unheard
+            }
         }
     }
 }
@@ -175,9 +204,9 @@ pub(crate) fn last_log(log: &LogStore) -> LastLog {
     log.last().map(|id| (id.leader_id.term, id.index))
 }
 
-async fn finished(pre_vote: &mut PreVote) -> bool {
+async fn finished(pre_vote: &mut PreVote) -> Verdict {
     match pre_vote {
-        Some(task) => task.await.unwrap_or(false),
+        Some(task) => task.await.unwrap_or(Verdict::Unheard),
         None => std::future::pending().await,
     }
 }

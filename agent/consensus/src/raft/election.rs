@@ -14,6 +14,9 @@ pub(crate) type Time = Duration;
 /// The longest time between two elections of one node that keep failing.
 const MAX_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// How often in a row a voter asks again soon when another still heard the leader.
+const SOON_AGAIN: u32 = 4;
+
 /// The place of a log's last entry: term, then index. The greater one has seen more.
 pub(crate) type LastLog = Option<(u64, u64)>;
 
@@ -27,6 +30,7 @@ pub(crate) struct Election {
     since: Time,
     timeout: Duration,
     failures: u32,
+    denials: u32,
 }
 
 /// What this node is at the moment.
@@ -49,6 +53,7 @@ impl Election {
             since: now,
             timeout: max,
             failures: 0,
+            denials: 0,
         };
         election.draw();
         election
@@ -58,15 +63,29 @@ impl Election {
     pub(crate) fn heard_leader(&mut self, now: Time) {
         self.heard = Some(now);
         self.since = now;
-        if self.failures > 0 {
-            self.failures = 0;
-            self.draw();
-        }
+        self.start_anew();
     }
 
     /// This node gave its vote: the candidate gets the time to win.
     pub(crate) fn voted(&mut self, now: Time) {
         self.since = now;
+        if self.denials > 0 {
+            self.denials = 0;
+            self.draw();
+        }
+    }
+
+    /// Others would not vote for this node, and said so. Most often their leases have a moment left, as the leader's last
+    /// words reached them later: they are asked again soon, a few times.
+    pub(crate) fn denied(&mut self, now: Time) {
+        if self.denials >= SOON_AGAIN {
+            return;
+        }
+        self.denials += 1;
+        self.failures = self.failures.saturating_sub(1);
+        self.since = now;
+        let span = u64::try_from((self.min / 4).as_micros()).unwrap_or(u64::MAX);
+        self.timeout = self.min / 8 + Duration::from_micros(self.random() % span.max(1));
     }
 
     /// The leader said that it is going: its lease is void.
@@ -90,7 +109,7 @@ impl Election {
         if standing.leads {
             // It has to wait its turn again when it leads no more.
             self.since = now;
-            self.failures = 0;
+            self.start_anew();
             return false;
         }
         if standing.busy_following {
@@ -120,6 +139,13 @@ impl Election {
         own: LastLog,
     ) -> bool {
         !leads && !self.leader_alive(now) && candidate >= own
+    }
+
+    fn start_anew(&mut self) {
+        if self.failures > 0 || self.denials > 0 {
+            (self.failures, self.denials) = (0, 0);
+            self.draw();
+        }
     }
 
     /// A new random timeout; longer after failures, so that voters with slow disks, whose votes
@@ -200,6 +226,37 @@ mod tests {
         e.heard_leader(ms(2000));
         e.leader_left();
         assert!(e.would_grant(ms(2001), false, None, None));
+    }
+
+    fn stands_after(e: &mut Election, now: u64) -> u64 {
+        (0..).find(|t| e.due(ms(now + t), VOTER)).unwrap()
+    }
+
+    #[test]
+    fn who_is_denied_asks_again_soon_but_not_for_ever() {
+        let mut e = election(1);
+        e.heard_leader(ms(0));
+        let mut now = stands_after(&mut e, 0);
+        for _ in 0..SOON_AGAIN {
+            e.denied(ms(now));
+            let waited = stands_after(&mut e, now);
+            assert!((100..=300).contains(&waited), "{waited}");
+            now += waited;
+        }
+        e.denied(ms(now));
+        assert!(stands_after(&mut e, now) >= 800);
+    }
+
+    #[test]
+    fn a_leader_and_a_candidate_get_their_full_time_also_from_one_who_was_denied() {
+        let mut e = election(1);
+        let now = stands_after(&mut e, 0);
+        e.denied(ms(now));
+        e.heard_leader(ms(now + 50));
+        assert!(stands_after(&mut e, now + 50) >= 800);
+        e.denied(ms(5000));
+        e.voted(ms(5050));
+        assert!(stands_after(&mut e, 5050) >= 800);
     }
 
     proptest! {
