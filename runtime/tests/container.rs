@@ -61,8 +61,8 @@ fn every_namespace_is_the_containers_own() {
             Some(["inside", "1", "lo"].as_slice()),
             "{ran:?}"
         );
-        // Header, shell, ps, wc.
-        assert_eq!(lines[9].trim(), "4");
+        // Header, shell, ps, and wc if it has begun already.
+        assert!(["3", "4"].contains(&lines[9].trim()), "{ran:?}");
     });
 }
 

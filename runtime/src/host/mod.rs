@@ -376,7 +376,9 @@ impl Inner {
             return;
         }
         entry.record.task.status.observed_at = clock::now();
-        if let Err(why) = self.disk.save_task(id, &entry.record) {
+        if !entry.leaving
+            && let Err(why) = self.disk.save_task(id, &entry.record)
+        {
             tracing::warn!(%why, task = before.name, "a task's record cannot be written");
         }
         let event = task_event(&entry.record.task, EventAction::Updated);

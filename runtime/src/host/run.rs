@@ -235,7 +235,9 @@ impl Inner {
                 return Ok(());
             }
             entry.record.stopping = true;
-            if let Err(why) = self.disk.save_task(id, &entry.record) {
+            if !entry.leaving
+                && let Err(why) = self.disk.save_task(id, &entry.record)
+            {
                 tracing::warn!(%why, %id, "a task's record cannot be written");
             }
             let record = &entry.record;
@@ -312,7 +314,9 @@ impl Inner {
             };
             entry.record.stopping = true;
             entry.record.task.desired = DesiredState::Removed;
-            if let Err(why) = self.disk.save_task(id, &entry.record) {
+            if !entry.leaving
+                && let Err(why) = self.disk.save_task(id, &entry.record)
+            {
                 tracing::warn!(%why, %id, "a task's record cannot be written");
             }
             (Arc::clone(&entry.work), entry.network.clone())
@@ -330,6 +334,9 @@ impl Inner {
         };
         if let Some(network) = network.or_else(later) {
             network.detach(id).await;
+        }
+        if let Some(entry) = self.lock().tasks.get_mut(id) {
+            entry.leaving = true;
         }
         let inner = Arc::clone(self);
         let gone = id.clone();

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     /// Held while it is started, stopped or removed.
     pub(super) work: Arc<tokio::sync::Mutex<()>>,
     pub(super) network: Option<Arc<dyn NetworkAttach>>,
+    /// Its folder is being removed: nothing is written there any more.
+    pub(super) leaving: bool,
 }
 
 impl Entry {
@@ -47,6 +49,7 @@ impl Entry {
             record,
             work: Arc::default(),
             network: None,
+            leaving: false,
         }
     }
 }
