@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::applier::SnapshotState;
-use super::election::{LastLog, Standing, is_quorum};
+use super::election::{LastLog, Standing, Time, is_quorum};
 use super::log::LogStore;
 use super::network::call;
 use super::shared::Shared;
@@ -32,7 +32,8 @@ pub(crate) struct Driver {
     pub(crate) status: watch::Sender<Status>,
 }
 
-type PreVote = Option<JoinHandle<Verdict>>;
+/// An answer that is awaited, and since when this node wanted to stand.
+type PreVote = Option<(Time, JoinHandle<Verdict>)>;
 
 /// What the voters say to a candidate.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,9 +62,12 @@ impl Driver {
                     // A failure shows in the metrics.
                     let _ = self.raft.trigger().heartbeat().await;
                 }
-                verdict = finished(&mut pre_vote) => {
+                (asked_at, verdict) = finished(&mut pre_vote) => {
                     pre_vote = None;
+                    // It gave its vote or heard a leader meanwhile: to stand now would only depose who has just won.
+                    let is_void = self.shared.election().0.since() != asked_at;
                     match verdict {
+                        _ if is_void => {}
                         Verdict::Won => {
                             tracing::info!("no leader is heard by a majority, standing for election");
                             let _ = self.raft.trigger().elect().await;
@@ -82,8 +86,10 @@ impl Driver {
                 return fatal.to_string();
             }
             self.observe(&now);
-            if pre_vote.is_none() && self.due(&now) {
-                pre_vote = Some(tokio::spawn(self.ask(&now)));
+            if pre_vote.is_none()
+                && let Some(asked_at) = self.due(&now)
+            {
+                pre_vote = Some((asked_at, tokio::spawn(self.ask(&now))));
             }
         }
     }
@@ -126,7 +132,8 @@ impl Driver {
         });
     }
 
-    fn due(&self, metrics: &Metrics) -> bool {
+    /// Since when this node wants to stand, if it is to now.
+    fn due(&self, metrics: &Metrics) -> Option<Time> {
         let mut voters = metrics.membership_config.voter_ids();
         let votes = voters.any(|id| id == metrics.id);
         let standing = Standing {
@@ -136,7 +143,7 @@ impl Driver {
             busy_following: self.shared.is_following(),
         };
         let (mut election, now) = self.shared.election();
-        election.due(now, standing)
+        election.due(now, standing).then(|| election.since())
     }
 
     /// Asks all voters whether they would vote for this node.
@@ -204,9 +211,9 @@ pub(crate) fn last_log(log: &LogStore) -> LastLog {
     log.last().map(|id| (id.leader_id.term, id.index))
 }
 
-async fn finished(pre_vote: &mut PreVote) -> Verdict {
+async fn finished(pre_vote: &mut PreVote) -> (Time, Verdict) {
     match pre_vote {
-        Some(task) => task.await.unwrap_or(Verdict::Unheard),
+        Some((asked_at, task)) => (*asked_at, task.await.unwrap_or(Verdict::Unheard)),
         None => std::future::pending().await,
     }
 }

@@ -75,6 +75,11 @@ impl Election {
         }
     }
 
+    /// When this node was last told, or decided, something that its time to stand counts from.
+    pub(crate) fn since(&self) -> Time {
+        self.since
+    }
+
     /// Others would not vote for this node, and said so. Most often their leases have a moment left, as the leader's last
     /// words reached them later: they are asked again soon, a few times.
     pub(crate) fn denied(&mut self, now: Time) {
@@ -230,6 +235,19 @@ mod tests {
 
     fn stands_after(e: &mut Election, now: u64) -> u64 {
         (0..).find(|t| e.due(ms(now + t), VOTER)).unwrap()
+    }
+
+    #[test]
+    fn a_vote_or_a_leader_s_word_makes_what_was_asked_before_void() {
+        let mut e = election(1);
+        let asked_at = stands_after(&mut e, 0);
+        assert_eq!(e.since(), ms(asked_at));
+        e.voted(ms(asked_at + 1));
+        assert_ne!(e.since(), ms(asked_at));
+        let mut e = election(1);
+        let asked_at = stands_after(&mut e, 0);
+        e.heard_leader(ms(asked_at + 1));
+        assert_ne!(e.since(), ms(asked_at));
     }
 
     #[test]
