@@ -36,6 +36,13 @@ impl Handler<'_> {
                     let (vote, last) = (self.running.log.vote(), self.running.log.last());
                     Ok(Reply::Vote(VoteResponse::new(vote, last, false)))
                 } else {
+                    let asks = request.last_log_id.map(|id| (id.leader_id.term, id.index));
+                    if asks >= last_log(&self.running.log) {
+                        // It will most likely get this node's vote. Not only once that is on the disk: this node must
+                        // not stand itself meanwhile.
+                        let (mut election, now) = self.shared.election();
+                        election.voted(now);
+                    }
                     let response = self.running.raft.vote(request).await;
                     response.map(Reply::Vote).map_err(fatal)
                 }
