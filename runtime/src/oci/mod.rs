@@ -194,6 +194,8 @@ fn process(order: &Order<'_>) -> Result<Value> {
         "env": merged([&first[..], &image.env, order.env, &wanted.env]),
         "cwd": cwd,
         "noNewPrivileges": true,
+        // Not the agent's own, which may be protected.
+        "oomScoreAdj": 0,
         "capabilities": {
             "bounding": defaults::CAPABILITIES,
             "effective": defaults::CAPABILITIES,

@@ -106,7 +106,7 @@ fn containers_reach_each_other_across_hosts_by_name() {
             }
         }
         Ok(())
-    })
+    });
 }
 
 /// Gets a page over HTTP with what the container itself resolves. With nc, because the wget of Debian's static busybox
