@@ -45,7 +45,8 @@ test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debi
 	@tests/install-deps.sh --vm
 	@tests/vm/run.sh
 
-bench: deps ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc and crun (PARTS=cluster or runtime: only that)
+bench: ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc and crun (PARTS=cluster or runtime: only that)
+	@tests/install-deps.sh --bench
 	$(CARGO) build --release -p swarmd -p swarmctl
 	$(OCI)
 	$(CARGO) build --release -p swarm-tests --bin swarm-bench

@@ -14,18 +14,26 @@ need dig bind9-dnsutils
 need curl curl
 need setsid util-linux
 need cc gcc
-# The engines that the OCI command line is tested with.
 if [ "${1:-}" = --nextest ]; then
+    # The engines that the OCI command line is tested with.
     need podman podman
     need conmon conmon
     need dockerd docker.io
     need docker docker.io
+    # For images: a registry, and programs of others that make and copy them.
+    need docker-registry docker-registry
+    need skopeo skopeo
+    need umoci umoci
+    need htpasswd apache2-utils
 fi
-# For images: a registry, and programs of others that make and copy them.
-need docker-registry docker-registry
-need skopeo skopeo
-need umoci umoci
-need htpasswd apache2-utils
+# What the benchmark compares with.
+if [ "${1:-}" = --bench ]; then
+    need dockerd docker.io
+    need docker docker.io
+    need iptables iptables
+    need runc runc
+    need crun crun
+fi
 if [ "${1:-}" = --vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need mkfs.ext4 e2fsprogs
