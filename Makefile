@@ -34,12 +34,12 @@ demo: deps ## show three hosts, a workload and a look-up that finds it; ends by 
 test: ## run all tests, the end-to-end ones through the real binaries as root
 	@tests/install-deps.sh --nextest
 	$(CARGO) build -p swarmd -p swarmctl -p swarm-oci
+	$(CARGO) test --workspace --doc --quiet
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo $(CARGO) nextest run --workspace $(ARGS); $(CARGO) nextest run --workspace $(ARGS); \
 	else \
 		echo $(CARGO) test --workspace --lib --bins --tests; $(CARGO) test --workspace --lib --bins --tests -- --test-threads=2; \
 	fi
-	$(CARGO) test --workspace --doc --quiet
 
 test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debian's kernel
 	@tests/install-deps.sh --vm
