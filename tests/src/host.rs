@@ -464,6 +464,43 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Waits until exactly `count` tasks of `service` run, none of them on `lost`, and this host's DNS server says so.
+    ///
+    /// # Errors
+    /// When they do not within `limit`.
+    pub fn wait_moved(
+        &self,
+        service: &str,
+        count: usize,
+        lost: &Self,
+        limit: Duration,
+    ) -> Result<()> {
+        wait_until(
+            &format!("tasks of {service} run elsewhere and DNS says so"),
+            limit,
+            || {
+                let running = self.running(service)?;
+                ensure!(
+                    running.len() == count && running.iter().all(|t| t.node != lost.name),
+                    "{running:?}"
+                );
+                let found = self.dig(&[&format!("{service}.swarm")])?;
+                let known: Vec<String> = running
+                    .iter()
+                    .flat_map(|t| &t.addresses)
+                    .map(ToString::to_string)
+                    .collect();
+                ensure!(
+                    found.len() == count && found.iter().all(|a| known.contains(a)),
+                    "DNS says {found:?}"
+                );
+                Ok(())
+            },
+        )
+    }
+}
+
 /// What a test wants of a task in the answer of `ps -o json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {

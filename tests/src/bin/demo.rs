@@ -140,24 +140,7 @@ fn play(show: &Show, cluster: &Cluster) -> Result<()> {
         .others(lost)
         .next()
         .context("there is no other host")?;
-    wait_until("its task runs elsewhere", SOON, || {
-        let running = seen_from.running("web")?;
-        ensure!(
-            running.len() == 3 && running.iter().all(|t| t.node != lost.name),
-            "{running:?}"
-        );
-        let found = seen_from.dig(&["web.swarm"])?;
-        let known: Vec<String> = running
-            .iter()
-            .flat_map(|t| &t.addresses)
-            .map(ToString::to_string)
-            .collect();
-        ensure!(
-            found.len() == 3 && found.iter().all(|a| known.contains(a)),
-            "DNS says {found:?}"
-        );
-        Ok(())
-    })?;
+    seen_from.wait_moved("web", 3, lost, SOON)?;
     show.say(&format!(
         "After {:.1} s its task runs elsewhere, and the look-up has followed:",
         cut.elapsed().as_secs_f64()
