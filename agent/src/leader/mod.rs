@@ -16,9 +16,9 @@ mod voting;
 
 pub use voting::has_its_vote;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use swarm_api::Result;
-use swarm_api::model::{Read, Timestamp};
+use swarm_api::model::Read;
 use swarm_cluster::Change;
 use swarm_member::Member;
 use tokio::sync::watch;
@@ -84,11 +84,4 @@ async fn propose(member: &Member, change: Change) -> Result<()> {
 async fn until_lost(leader: &mut watch::Receiver<Option<u64>>, me: u64) {
     // An error means that the member ends, and leadership with it.
     let _ = leader.wait_for(|now| *now != Some(me)).await;
-}
-
-/// The time by this host's clock.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp(since.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
 }

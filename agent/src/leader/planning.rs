@@ -1,7 +1,8 @@
 //! Services made tasks, and tasks given nodes: what the orchestrator decides is proposed in batches.
 
 use super::pace::{Backoff, Repeats};
-use super::{SAFETY, now, propose};
+use super::{SAFETY, propose};
+use crate::clock::now;
 use swarm_cluster::{Change, PlanItem, orchestrator};
 use swarm_member::Member;
 

@@ -1,7 +1,7 @@
 //! A cluster of one real member (or more), for tests: with a log on disk, gossip and TLS on a loopback address; its containers
 //! are only said to run.
 
-use super::now;
+use crate::clock::now;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use swarm_api::model::{

@@ -1,7 +1,7 @@
 //! Images on this node: fetched from peers when a task needs one, made known, and removed when the cluster has
 //! forgotten them. Which peer is asked first is decided in a pure function.
 
-use super::clock::Backoff;
+use super::backoff::Backoff;
 use super::local::Local;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

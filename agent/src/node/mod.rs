@@ -4,8 +4,8 @@
 //! The shells here are thin; what is to be done is decided in pure functions, most of them in `swarm_cluster`. It must
 //! not know who leads, and asks a peer for nothing but layers of images.
 
+mod backoff;
 mod capacity;
-mod clock;
 mod dns;
 mod footing;
 mod images;

@@ -4,13 +4,14 @@
 //! node that is cut off leaves all as it is.
 
 use super::Part;
-use super::clock::{Backoff, now};
+use super::backoff::Backoff;
 use super::dns::task::resolver_of;
 use super::footing::{Footing, may_act};
 use super::images::Images;
 use super::lanes::{Lane, Lanes, Work};
 use super::local::Local;
 use super::networks::Networks;
+use crate::clock::now;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::model::{DesiredState, Id, NetworkMode, Task, TaskState, Timestamp};

@@ -1,7 +1,7 @@
 //! Tells the cluster what is observed here: one report under way at a time, with everything that came meanwhile in
 //! the next; nothing while nothing differs. What differs is decided in `swarm_cluster::reports`.
 
-use super::clock::Backoff;
+use super::backoff::Backoff;
 use super::local::Local;
 use std::collections::BTreeMap;
 use std::time::Duration;

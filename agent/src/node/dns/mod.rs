@@ -4,7 +4,7 @@
 mod catalogue;
 pub(super) mod task;
 
-use super::clock::Backoff;
+use super::backoff::Backoff;
 use super::networks::Networks;
 use super::warnings::Warnings;
 use std::collections::BTreeMap;

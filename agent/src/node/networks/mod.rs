@@ -8,7 +8,7 @@ mod tests;
 mod underlay;
 
 use super::Part;
-use super::clock::Backoff;
+use super::backoff::Backoff;
 use super::footing::Footing;
 use super::local::Local;
 use super::warnings::Warnings;

@@ -1,15 +1,6 @@
-//! The wall clock, and growing delays: the only time that the shells hand to the cores.
+//! Growing delays after failures.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use swarm_api::model::Timestamp;
-
-/// Now.
-pub(super) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+use std::time::Duration;
 
 /// A delay that doubles with each failure in a row.
 #[derive(Debug, Clone)]
