@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use std::process::Command;
 use std::time::Duration;
+use swarm_tests::host::SOON;
+use swarm_tests::wait_until;
 use swarm_tests::{Cluster, clean, with_hosts};
 
 fn bare(hosts: usize) -> swarm_tests::Builder {
@@ -17,8 +19,11 @@ fn hosts_reach_each_other_until_a_link_is_cut() {
         b.cut()?;
         ensure!(!a.reaches(b)? && !b.reaches(a)? && a.reaches(d)?);
         b.heal()?;
-        ensure!(a.reaches(b)? && b.reaches(a)?);
-        Ok(())
+        // The kernel remembers for a moment that nobody answered its ARP requests.
+        wait_until("the healed host is reached", SOON, || {
+            ensure!(a.reaches(b)? && b.reaches(a)?);
+            Ok(())
+        })
     });
 }
 
