@@ -3,6 +3,7 @@
 use super::Timestamp;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// An image's name, with a tag, a digest or both: `NAME:TAG`, `NAME@sha256:…`, `NAME:TAG@sha256:…`. Where neither is
 /// given, the tag is `latest`.
@@ -180,6 +181,29 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     /// The signal that stops it; SIGTERM if none.
     pub stop_signal: Option<String>,
+    /// How to find out whether it does its work, where it says so.
+    pub health: Option<HealthCheck>,
+    /// For people and for filters.
+    pub labels: BTreeMap<String, String>,
+    /// Absolute paths that a container keeps outside of its writable layer.
+    pub volumes: Vec<String>,
+}
+
+/// How to find out whether a container does its work (Docker's `HEALTHCHECK`). What is `None` has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct HealthCheck {
+    /// `NONE`, or `CMD` and a program with its arguments, or `CMD-SHELL` and a line for the shell.
+    pub test: Vec<String>,
+    /// Milliseconds between two checks.
+    pub interval_ms: Option<u64>,
+    /// Milliseconds that one check may take.
+    pub timeout_ms: Option<u64>,
+    /// Milliseconds after its start in which failures do not count.
+    pub start_period_ms: Option<u64>,
+    /// Milliseconds between two checks in that time.
+    pub start_interval_ms: Option<u64>,
+    /// Failures in a row that make it unhealthy.
+    pub retries: Option<u32>,
 }
 
 /// An image that a host or a cluster knows.
@@ -187,7 +211,8 @@ pub struct ImageConfig {
 pub struct Image {
     /// Its name.
     pub reference: ImageReference,
-    /// `sha256:` and 64 hexadecimal digits: that of its layers and its configuration. Images of one digest run alike.
+    /// `sha256:` and 64 hexadecimal digits: that of its configuration file, which names its layers (Docker's image id).
+    /// Images of one digest run alike.
     pub digest: String,
     /// Digests of its layers, lowest first (`sha256:…` of the uncompressed tar, the OCI diff id).
     pub layers: Vec<String>,
@@ -202,6 +227,17 @@ pub struct Image {
     /// The digest of the manifest that a registry gave for it (OCI distribution-spec), where it came from one.
     #[serde(default)]
     pub manifest: Option<String>,
+}
+
+impl Image {
+    /// The digests of all that a host must have for it: its layers, lowest first, its configuration file, and the
+    /// manifest of its registry.
+    #[must_use]
+    pub fn parts(&self) -> Vec<String> {
+        let layers = self.layers.iter();
+        let documents = std::iter::once(&self.digest).chain(&self.manifest);
+        layers.chain(documents).cloned().collect()
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ mod task;
 pub use constraint::{Constraint, Operator};
 pub use event::{Event, EventAction};
 pub use id::{Id, NodeId, Timestamp, validate_name};
-pub use image::{Image, ImageConfig, ImageReference};
+pub use image::{HealthCheck, Image, ImageConfig, ImageReference};
 pub use network::{Network, NetworkSpec};
 pub use node::{Availability, Capacity, Node, NodeChange, NodeHealth, NodeRole, RaftStatus};
 pub use quantity::{Cpus, format_bytes, parse_bytes, parse_duration};

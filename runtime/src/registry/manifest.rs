@@ -2,7 +2,8 @@
 //! version 2, which differ in names of media types only. Pure.
 
 use serde::Deserialize;
-use swarm_api::model::ImageConfig;
+use std::collections::BTreeMap;
+use swarm_api::model::{HealthCheck, ImageConfig};
 use swarm_api::{Error, Result};
 
 /// What is asked for. The order is that of preference.
@@ -28,7 +29,7 @@ pub struct Descriptor {
     #[serde(default)]
     platform: Option<PlatformField>,
     #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
@@ -231,7 +232,38 @@ struct RawConfig {
     cmd: Option<Vec<String>>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
-    exposed_ports: Option<std::collections::BTreeMap<String, serde::de::IgnoredAny>>,
+    exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    healthcheck: Option<RawHealth>,
+    labels: Option<BTreeMap<String, String>>,
+    volumes: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+}
+
+/// Durations are nanoseconds; 0 stands for a default.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawHealth {
+    test: Option<Vec<String>>,
+    interval: u64,
+    timeout: u64,
+    start_period: u64,
+    start_interval: u64,
+    retries: u32,
+}
+
+impl RawHealth {
+    /// None where it says nothing that differs from no health check.
+    fn read(self) -> Option<HealthCheck> {
+        let ms = |ns: u64| (ns > 0).then(|| ns.div_ceil(1_000_000));
+        let health = HealthCheck {
+            test: self.test.unwrap_or_default(),
+            interval_ms: ms(self.interval),
+            timeout_ms: ms(self.timeout),
+            start_period_ms: ms(self.start_period),
+            start_interval_ms: ms(self.start_interval),
+            retries: (self.retries > 0).then_some(self.retries),
+        };
+        (!health.test.is_empty()).then_some(health)
+    }
 }
 
 /// Reads a configuration.
@@ -252,6 +284,9 @@ pub(crate) fn read_config(bytes: &[u8]) -> Result<ImageFile> {
                 .into_keys()
                 .collect(),
             stop_signal: config.stop_signal.filter(|s| !s.is_empty()),
+            health: config.healthcheck.and_then(RawHealth::read),
+            labels: config.labels.unwrap_or_default(),
+            volumes: config.volumes.unwrap_or_default().into_keys().collect(),
         },
         diff_ids: raw.rootfs.diff_ids,
         created: raw.created.and_then(|t| t.parse().ok()),

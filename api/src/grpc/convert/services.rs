@@ -3,8 +3,8 @@
 use super::{each, enumeration, into_each, narrow, need, parse, present};
 use crate::backend::{LayerProgress, PullEvent, PullPolicy};
 use crate::model::{
-    Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart, RestartPolicy, Service,
-    ServiceChange, ServiceSpec, Timestamp,
+    HealthCheck, Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart,
+    RestartPolicy, Service, ServiceChange, ServiceSpec, Timestamp,
 };
 use crate::{Error, Result};
 use swarm_proto::v1;
@@ -144,6 +144,32 @@ impl From<v1::ServiceChange> for ServiceChange {
     }
 }
 
+impl From<HealthCheck> for v1::HealthCheck {
+    fn from(h: HealthCheck) -> Self {
+        Self {
+            test: h.test,
+            interval_ms: h.interval_ms,
+            timeout_ms: h.timeout_ms,
+            start_period_ms: h.start_period_ms,
+            start_interval_ms: h.start_interval_ms,
+            retries: h.retries,
+        }
+    }
+}
+
+impl From<v1::HealthCheck> for HealthCheck {
+    fn from(h: v1::HealthCheck) -> Self {
+        Self {
+            test: h.test,
+            interval_ms: h.interval_ms,
+            timeout_ms: h.timeout_ms,
+            start_period_ms: h.start_period_ms,
+            start_interval_ms: h.start_interval_ms,
+            retries: h.retries,
+        }
+    }
+}
+
 impl From<ImageConfig> for v1::ImageConfig {
     fn from(c: ImageConfig) -> Self {
         Self {
@@ -154,6 +180,9 @@ impl From<ImageConfig> for v1::ImageConfig {
             user: c.user,
             exposed_ports: c.exposed_ports,
             stop_signal: c.stop_signal,
+            health: c.health.map(Into::into),
+            labels: c.labels,
+            volumes: c.volumes,
         }
     }
 }
@@ -168,6 +197,9 @@ impl From<v1::ImageConfig> for ImageConfig {
             user: c.user,
             exposed_ports: c.exposed_ports,
             stop_signal: c.stop_signal,
+            health: c.health.map(Into::into),
+            labels: c.labels,
+            volumes: c.volumes,
         }
     }
 }

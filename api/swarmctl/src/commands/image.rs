@@ -32,6 +32,7 @@ pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
         user: args.user,
         exposed_ports: args.expose,
         stop_signal: args.stop_signal,
+        ..ImageConfig::default()
     };
     let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden());
     bar.set_style(style(size.is_some())?);
