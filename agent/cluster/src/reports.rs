@@ -46,8 +46,7 @@ fn is_news(known: &TaskStatus, observed: &TaskStatus) -> bool {
         *known
             != TaskStatus {
                 observed_at,
-                message: crate::state::cut(&observed.message),
-                ..observed.clone()
+                ..crate::state::short(observed)
             }
     };
     observed.state > known.state || (observed.state == known.state && differs())

@@ -14,7 +14,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::cut;
+pub(crate) use apply::short;
 pub(crate) use images::full_name;
 pub(crate) use tasks::is_gone;
 

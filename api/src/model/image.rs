@@ -192,7 +192,8 @@ pub struct ImageConfig {
 /// How to find out whether a container does its work (Docker's `HEALTHCHECK`). What is `None` has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub struct HealthCheck {
-    /// `NONE`, or `CMD` and a program with its arguments, or `CMD-SHELL` and a line for the shell.
+    /// `NONE`, or `CMD` and a program with its arguments, or `CMD-SHELL` and a line for the shell, or `HTTP`, a port and a
+    /// path, or `TCP` and a port. Empty in a task: as its image has it.
     pub test: Vec<String>,
     /// Milliseconds between two checks.
     pub interval_ms: Option<u64>,
@@ -238,6 +239,23 @@ impl Image {
         let documents = std::iter::once(&self.digest).chain(&self.manifest);
         layers.chain(documents).cloned().collect()
     }
+}
+
+/// One step in which an image was made (OCI image-spec, config.md: history).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct HistoryEntry {
+    /// When.
+    pub created_at: Option<Timestamp>,
+    /// By which command.
+    pub created_by: String,
+    /// In whose words.
+    pub comment: String,
+    /// By whom.
+    pub author: String,
+    /// The digest of the layer that it made, if it made one.
+    pub layer: Option<String>,
+    /// Bytes of that layer, uncompressed.
+    pub size: u64,
 }
 
 #[cfg(test)]

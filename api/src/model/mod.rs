@@ -4,6 +4,7 @@
 
 mod constraint;
 mod event;
+mod health;
 mod id;
 mod image;
 mod network;
@@ -16,8 +17,9 @@ mod task;
 
 pub use constraint::{Constraint, Operator};
 pub use event::{Event, EventAction};
+pub use health::{Health, HealthPlan, HealthState, HealthTest};
 pub use id::{Id, NodeId, Timestamp, validate_name};
-pub use image::{HealthCheck, Image, ImageConfig, ImageReference};
+pub use image::{HealthCheck, HistoryEntry, Image, ImageConfig, ImageReference};
 pub use network::{Network, NetworkSpec};
 pub use node::{Availability, Capacity, Node, NodeChange, NodeHealth, NodeRole, RaftStatus};
 pub use quantity::{Cpus, format_bytes, parse_bytes, parse_duration};

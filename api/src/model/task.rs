@@ -1,6 +1,8 @@
 //! A task: one container that is to run, on one node, for one slot of a service.
 
-use super::{Constraint, Cpus, Id, ImageReference, NodeId, Timestamp};
+use super::{
+    Constraint, Cpus, Health, HealthCheck, HealthState, Id, ImageReference, NodeId, Timestamp,
+};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -131,6 +133,8 @@ pub struct TaskSpec {
     pub stop_signal: Option<String>,
     /// Milliseconds between the stop signal and SIGKILL; 10,000 if none.
     pub stop_timeout_ms: Option<u64>,
+    /// How it is checked: what is given here replaces what its image says. See [`HealthCheck::resolve`].
+    pub health: Option<HealthCheck>,
 }
 
 impl TaskSpec {
@@ -169,6 +173,9 @@ impl TaskSpec {
                 "a limit of 0 pids leaves no room for the container's own process; give at least 1"
                     .into(),
             ));
+        }
+        if let Some(check) = &self.health {
+            check.validate()?;
         }
         let mut targets = std::collections::BTreeSet::new();
         if let Some(twice) = self.mounts.iter().find(|m| !targets.insert(&m.target)) {
@@ -284,6 +291,17 @@ pub struct TaskStatus {
     pub finished_at: Option<Timestamp>,
     /// When this status was observed.
     pub observed_at: Timestamp,
+    /// Its health, where it is checked.
+    pub health: Option<Health>,
+}
+
+impl TaskStatus {
+    /// Whether it does its work, so that others may be sent to it: it runs, and is healthy where that is checked.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let healthy = |h: &Health| h.state == HealthState::Healthy;
+        self.state == TaskState::Running && self.health.as_ref().is_none_or(healthy)
+    }
 }
 
 /// One container, wanted or observed.
@@ -341,6 +359,23 @@ mod tests {
         for bad in ["", "/a", "/a:b", "/a:/b:x", "a:/", "A:/b"] {
             assert!(bad.parse::<Mount>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_running_tasks_that_are_not_known_to_be_ill_serve() {
+        let status = |state, health: Option<HealthState>| TaskStatus {
+            state,
+            health: health.map(|state| Health {
+                state,
+                ..Health::default()
+            }),
+            ..TaskStatus::default()
+        };
+        assert!(status(TaskState::Running, None).serves());
+        assert!(status(TaskState::Running, Some(HealthState::Healthy)).serves());
+        assert!(!status(TaskState::Running, Some(HealthState::Starting)).serves());
+        assert!(!status(TaskState::Running, Some(HealthState::Unhealthy)).serves());
+        assert!(!status(TaskState::Starting, Some(HealthState::Healthy)).serves());
     }
 
     #[test]

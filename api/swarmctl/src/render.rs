@@ -176,7 +176,7 @@ fn tasks(tasks: &[&Task], now: Timestamp) -> String {
     )
 }
 
-/// `running 5m`, `failed (3) 2h ago`.
+/// `running 5m`, `running (healthy) 5m`, `failed (3) 2h ago`.
 fn state(task: &Task, now: Timestamp) -> String {
     let status = &task.status;
     let mut text = status.state.to_string();
@@ -192,6 +192,10 @@ fn state(task: &Task, now: Timestamp) -> String {
                 ""
             }
         ));
+    }
+    let health = (status.health.as_ref()).filter(|_| status.state == TaskState::Running);
+    if let Some(health) = health {
+        text.push_str(&format!(" ({})", health.state));
     }
     if status.state.is_final() {
         if let Some(then) = status.finished_at {
@@ -402,6 +406,8 @@ mod tests {
         task.status.state = TaskState::Running;
         task.status.started_at = Some(Timestamp(1_000));
         assert_eq!(state(&task, Timestamp(301_000)), "running 5m");
+        task.status.health = Some(swarm_api::model::Health::default());
+        assert_eq!(state(&task, Timestamp(301_000)), "running (starting) 5m");
         task.status.state = TaskState::Failed;
         task.status.finished_at = Some(Timestamp(300_000));
         task.status.exit = Some(ExitStatus {

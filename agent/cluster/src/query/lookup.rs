@@ -3,10 +3,10 @@
 use super::{in_order, missing};
 use crate::state::State;
 use swarm_api::Result;
-use swarm_api::model::{Endpoint, Kind, Lookup, Task, TaskState};
+use swarm_api::model::{Endpoint, Kind, Lookup, Task};
 
 impl State {
-    /// The running tasks behind the name of a service, a task or a node; none where it has none.
+    /// The running tasks that are not known to be ill behind the name of a service, a task or a node; none where it has none.
     ///
     /// # Errors
     /// [`swarm_api::Error::NotFound`] naming it.
@@ -27,10 +27,7 @@ impl State {
                 t.node == node
             }
         };
-        let running = self
-            .tasks
-            .values()
-            .filter(|t| t.status.state == TaskState::Running);
+        let running = self.tasks.values().filter(|t| t.status.serves());
         let running = in_order(running.filter(|t| behind(t)).collect());
         Ok(Lookup {
             name: name.into(),

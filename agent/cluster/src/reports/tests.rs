@@ -1,7 +1,7 @@
 use super::*;
 use crate::command::Change;
 use crate::testing::{World, spec};
-use swarm_api::model::{Restart, Task, Timestamp};
+use swarm_api::model::{Health, HealthState, Restart, Task, Timestamp};
 
 fn running() -> (World, Task) {
     let mut w = World::new(1);
@@ -33,6 +33,31 @@ fn only_news_are_told() {
         [TaskState::Failed]
     );
     assert!(told(&w, &[]).is_empty());
+}
+
+#[test]
+fn a_change_of_health_is_told_once_and_is_an_event() {
+    let (mut w, mut task) = running();
+    let node = NodeId(1);
+    for (state, serves) in [
+        (HealthState::Starting, false),
+        (HealthState::Healthy, true),
+        (HealthState::Unhealthy, false),
+    ] {
+        task.status.health = Some(Health {
+            state,
+            output: "x".repeat(9000),
+            ..Health::default()
+        });
+        let statuses = diff(&w.state, node, std::slice::from_ref(&task));
+        assert_eq!(statuses.len(), 1, "{state}");
+        w.ok(Change::Report { node, statuses });
+        assert!(told(&w, std::slice::from_ref(&task)).is_empty());
+        let found = w.state.lookup("web").unwrap().endpoints;
+        assert_eq!(found.len(), usize::from(serves), "{state}");
+        let event = w.state.events.back().unwrap();
+        assert_eq!(event.attributes["health"], state.to_string());
+    }
 }
 
 #[test]

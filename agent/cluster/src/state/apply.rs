@@ -3,7 +3,7 @@
 use super::State;
 use crate::command::{Change, Command, Outcome};
 use swarm_api::Error;
-use swarm_api::model::{Event, EventAction, Id, Kind, Timestamp};
+use swarm_api::model::{Event, EventAction, Id, Kind, TaskStatus, Timestamp};
 
 /// The longest text that a node may put into a task's status, in bytes.
 const LONGEST_MESSAGE: usize = 4096;
@@ -110,6 +110,16 @@ impl State {
             attributes: said.map(|(key, text)| (key.to_owned(), text)).collect(),
         });
     }
+}
+
+/// `status` with its texts cut to what a replicated record may hold.
+pub(crate) fn short(status: &TaskStatus) -> TaskStatus {
+    let mut status = status.clone();
+    status.message = cut(&status.message);
+    if let Some(health) = &mut status.health {
+        health.output = cut(&health.output);
+    }
+    status
 }
 
 /// `text`, cut to what a replicated record may hold.

@@ -1,7 +1,7 @@
 //! Tasks: what is wanted of them moves down, what is observed of them moves down, and then their records go.
 
 use super::State;
-use super::apply::{Entry, cut};
+use super::apply::{Entry, short};
 use crate::command::Outcome;
 use crate::restart;
 use std::net::IpAddr;
@@ -85,16 +85,15 @@ impl State {
         if status.state < before {
             return;
         }
-        task.status = TaskStatus {
-            message: cut(&status.message),
-            ..status.clone()
-        };
+        let health = |s: &TaskStatus| s.health.as_ref().map(|h| h.state);
+        let news = status.state != before || health(status) != health(&task.status);
+        task.status = short(status);
         if status.state.is_final() {
             task.status.finished_at = status.finished_at.or(Some(entry.time));
             task.status.pid = None;
             self.free_address(id);
         }
-        if status.state != before {
+        if news {
             self.tell_task(entry, id, EventAction::Updated);
         }
     }
@@ -201,6 +200,7 @@ impl State {
         };
         let node = task.node.and_then(|node| self.nodes.get(&node));
         let exit = task.status.exit;
+        let health = task.status.health.as_ref();
         let attributes = vec![
             ("service", task.service.clone()),
             ("node", node.map(|n| n.name.clone()).unwrap_or_default()),
@@ -208,6 +208,10 @@ impl State {
             (
                 "exit_code",
                 exit.map(|e| e.code.to_string()).unwrap_or_default(),
+            ),
+            (
+                "health",
+                health.map(|h| h.state.to_string()).unwrap_or_default(),
             ),
             ("message", task.status.message.clone()),
         ];

@@ -1,7 +1,8 @@
-//! What can be looked up, as the replica has it: running tasks only. Pure.
+//! What can be looked up, as the replica has it: tasks only that run, and are healthy where that is
+//! checked. Pure.
 
 use std::net::{IpAddr, SocketAddr};
-use swarm_api::model::{NetworkMode, Protocol, Task, TaskState};
+use swarm_api::model::{NetworkMode, Protocol, Task};
 use swarm_cluster::State;
 use swarm_discovery::catalogue::Protocol as Transport;
 use swarm_discovery::catalogue::{Address, Contents, Endpoint, NodeEntry, Port};
@@ -13,10 +14,7 @@ pub(super) fn contents(state: &State, stale: bool) -> Contents {
         name: node.name.clone(),
         addresses: node.address.iter().map(SocketAddr::ip).collect(),
     });
-    let running = state
-        .tasks
-        .values()
-        .filter(|t| t.status.state == TaskState::Running);
+    let serving = state.tasks.values().filter(|t| t.status.serves());
     Contents {
         index: state.index,
         stale,
@@ -31,7 +29,7 @@ pub(super) fn contents(state: &State, stale: bool) -> Contents {
             .map(|n| n.network.name.clone())
             .collect(),
         nodes: nodes.collect(),
-        endpoints: running.filter_map(|task| endpoint(state, task)).collect(),
+        endpoints: serving.filter_map(|task| endpoint(state, task)).collect(),
     }
 }
 
@@ -73,6 +71,26 @@ fn endpoint(state: &State, task: &Task) -> Option<Endpoint> {
 mod tests {
     use super::super::super::tests::{place, state};
     use super::*;
+    use swarm_api::model::{Health, HealthState, TaskState};
+
+    #[test]
+    fn of_tasks_that_are_checked_only_the_healthy_are_found() {
+        let mut state = state();
+        for (number, health) in [HealthState::Starting, HealthState::Healthy, HealthState::Unhealthy]
+            .into_iter()
+            .enumerate()
+        {
+            let mut task = place(&mut state, number as u64 + 1, 1, TaskState::Running);
+            task.status.health = Some(Health {
+                state: health,
+                ..Health::default()
+            });
+            state.tasks.insert(task.id.clone(), task);
+        }
+        let found = contents(&state, false).endpoints;
+        let found: Vec<&str> = found.iter().map(|e| e.task.as_str()).collect();
+        assert_eq!(found, ["web.2"]);
+    }
 
     #[test]
     fn running_tasks_are_found_and_no_others() {

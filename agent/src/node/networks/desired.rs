@@ -123,11 +123,11 @@ fn remote(vni: u32, ip: Ipv4Addr, vtep: IpAddr) -> RemoteEndpoint {
     }
 }
 
-/// The published ports that lead to a running task. A task in its host's own network has its ports there already.
+/// The published ports that lead to a task that runs, and is healthy where that is checked. A task in its host's own network has its ports there already.
 fn published(state: &State) -> Vec<PublishedPort> {
     let mut backends: BTreeMap<(u16, Protocol), Vec<SocketAddr>> = BTreeMap::new();
-    let running = connected(state).filter(|(task, ..)| task.status.state == TaskState::Running);
-    for (task, _, address) in running {
+    let serving = connected(state).filter(|(task, ..)| task.status.serves());
+    for (task, _, address) in serving {
         let service = state.services.get(&task.service_id);
         for port in service.iter().flat_map(|s| &s.service.spec.ports) {
             if let Some(published) = port.published {

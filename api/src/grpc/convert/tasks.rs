@@ -2,8 +2,8 @@
 
 use super::{addresses, each, enumeration, into_each, need, node_id, parse, present, texts, time};
 use crate::model::{
-    Cpus, DesiredState, ExitStatus, Id, Mount, MountSource, NetworkMode, Resources, Task, TaskSpec,
-    TaskState, TaskStatus, Timestamp,
+    Cpus, DesiredState, ExitStatus, Health, HealthState, Id, Mount, MountSource, NetworkMode,
+    Resources, Task, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 use crate::{Error, Result};
 use swarm_proto::v1;
@@ -13,6 +13,7 @@ enumeration!(desired: DesiredState = v1::DesiredState, Some(DesiredState::Runnin
 enumeration!(state: TaskState = v1::TaskState, Some(TaskState::Pending), {
     Pending, Assigned, Preparing, Starting, Running, Complete, Shutdown, Failed, Rejected, Lost,
 });
+enumeration!(health_state: HealthState = v1::HealthState, Some(HealthState::Starting), { Starting, Healthy, Unhealthy });
 
 impl From<Mount> for v1::Mount {
     fn from(m: Mount) -> Self {
@@ -107,6 +108,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             network: Some(t.network.into()),
             stop_signal: t.stop_signal,
             stop_timeout_ms: t.stop_timeout_ms,
+            health: t.health.map(Into::into),
         }
     }
 }
@@ -137,6 +139,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             network: t.network.into(),
             stop_signal: t.stop_signal,
             stop_timeout_ms: t.stop_timeout_ms,
+            health: t.health.map(Into::into),
         })
     }
 }
@@ -161,6 +164,28 @@ impl From<v1::ExitStatus> for ExitStatus {
     }
 }
 
+impl From<Health> for v1::Health {
+    fn from(h: Health) -> Self {
+        Self {
+            state: v1::HealthState::from(h.state).into(),
+            since_unix_ms: h.since.0,
+            output: h.output,
+        }
+    }
+}
+
+impl TryFrom<v1::Health> for Health {
+    type Error = Error;
+
+    fn try_from(h: v1::Health) -> Result<Self> {
+        Ok(Self {
+            state: health_state(h.state)?,
+            since: Timestamp(h.since_unix_ms),
+            output: h.output,
+        })
+    }
+}
+
 impl From<TaskStatus> for v1::TaskStatus {
     fn from(s: TaskStatus) -> Self {
         Self {
@@ -171,6 +196,7 @@ impl From<TaskStatus> for v1::TaskStatus {
             started_at_unix_ms: s.started_at.map(|t| t.0),
             finished_at_unix_ms: s.finished_at.map(|t| t.0),
             observed_at_unix_ms: s.observed_at.0,
+            health: s.health.map(Into::into),
         }
     }
 }
@@ -187,6 +213,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             started_at: time(s.started_at_unix_ms),
             finished_at: time(s.finished_at_unix_ms),
             observed_at: Timestamp(s.observed_at_unix_ms),
+            health: s.health.map(TryInto::try_into).transpose()?,
         })
     }
 }

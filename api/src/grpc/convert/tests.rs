@@ -52,6 +52,33 @@ fn mount() -> impl Strategy<Value = Mount> {
     })
 }
 
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    (
+        vec(text(), 0..3),
+        any::<[Option<u64>; 4]>(),
+        option::of(any::<u32>()),
+    )
+        .prop_map(|(test, times, retries)| HealthCheck {
+            test,
+            interval_ms: times[0],
+            timeout_ms: times[1],
+            start_period_ms: times[2],
+            start_interval_ms: times[3],
+            retries,
+        })
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    use HealthState::*;
+    (some(&[Starting, Healthy, Unhealthy]), any::<u64>(), text()).prop_map(
+        |(state, since, output)| Health {
+            state,
+            since: Timestamp(since),
+            output,
+        },
+    )
+}
+
 fn task_spec() -> impl Strategy<Value = TaskSpec> {
     let network = prop_oneof![
         text().prop_map(NetworkMode::Cluster),
@@ -80,7 +107,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
         vec(constraints, 0..2),
         network,
         option::of(text()),
-        option::of(any::<u64>()),
+        (option::of(any::<u64>()), option::of(health_check())),
     )
         .prop_map(
             |(
@@ -91,7 +118,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
                 constraints,
                 network,
                 signal,
-                timeout,
+                (timeout, health),
             )| {
                 let (image, entrypoint, args, env, user, working_dir, hostname) = texts;
                 let [tty, stdin, read_only, user_namespace] = flags;
@@ -117,6 +144,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     network,
                     stop_signal: signal,
                     stop_timeout_ms: timeout,
+                    health,
                 }
             },
         )
@@ -179,9 +207,10 @@ fn task() -> impl Strategy<Value = Task> {
         option::of(any::<u64>()),
         option::of(any::<u64>()),
         any::<u64>(),
+        option::of(health()),
     )
         .prop_map(
-            |(state, message, exit, pid, started, finished, observed)| TaskStatus {
+            |(state, message, exit, pid, started, finished, observed, health)| TaskStatus {
                 state,
                 message,
                 exit,
@@ -189,6 +218,7 @@ fn task() -> impl Strategy<Value = Task> {
                 started_at: started.map(Timestamp),
                 finished_at: finished.map(Timestamp),
                 observed_at: Timestamp(observed),
+                health,
             },
         );
     let desired = some(&[

@@ -4,9 +4,12 @@ use super::values;
 use clap::Args;
 use std::time::Duration;
 use swarm_api::model::{
-    Constraint, Cpus, Mount, MountSource, NetworkMode, Port, Resources, Restart, RestartPolicy,
-    ServiceSpec, TaskSpec, parse_bytes, parse_duration,
+    Constraint, Cpus, HealthCheck, Mount, MountSource, NetworkMode, Port, Resources, Restart,
+    RestartPolicy, ServiceSpec, TaskSpec, parse_bytes, parse_duration,
 };
+
+/// Where the flags of health checks stand in the help.
+const HEALTH: &str = "Health";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -14,6 +17,7 @@ Examples:
   swarmctl run --rm busybox echo hello             one task; its output and exit code
   swarmctl run -it --rm busybox sh                 a shell; ctrl-p ctrl-q detaches
   swarmctl run -d --name web --replicas 3 -p 8080:80 whoami
+  swarmctl run -d --name web --health-http 80/ready --health-interval 5s team/web
   swarmctl run -d --constraint node.labels.disk==ssd -v data:/var/lib db
 
 Without -d, one task is run and its streams are joined; swarmctl ends with its exit code, and it is not
@@ -96,6 +100,34 @@ pub(crate) struct RunArgs {
     /// Time between the stop signal and SIGKILL [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) stop_timeout: Option<Duration>,
+    /// A line for the container's shell that ends with 0 while the task does its work
+    #[arg(long, value_name = "LINE", group = "health_test", help_heading = HEALTH)]
+    pub(crate) health_cmd: Option<String>,
+    /// PORT[/PATH]: a GET there is answered with a status of 200 to 399 while the task does its work
+    #[arg(long, value_name = "PORT[/PATH]", value_parser = values::health_http, group = "health_test", help_heading = HEALTH)]
+    pub(crate) health_http: Option<values::Words>,
+    /// A connection to this port is accepted while the task does its work
+    #[arg(long, value_name = "PORT", group = "health_test", help_heading = HEALTH)]
+    pub(crate) health_tcp: Option<std::num::NonZeroU16>,
+    /// Not checked, whatever its image says
+    #[arg(long, group = "health_test", help_heading = HEALTH)]
+    pub(crate) no_healthcheck: bool,
+    /// Time between two checks [default: the image's, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEALTH)]
+    pub(crate) health_interval: Option<Duration>,
+    /// Time that one check may take [default: the image's, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEALTH)]
+    pub(crate) health_timeout: Option<Duration>,
+    /// Time after the start in which failures do not count [default: the image's, else 0s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEALTH)]
+    pub(crate) health_start_period: Option<Duration>,
+    /// Time between two checks until one has passed [default: the image's, else 250ms at first, 5s at last]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEALTH)]
+    pub(crate) health_start_interval: Option<Duration>,
+    /// Failures in a row that make it unhealthy: it is ended then, and replaced as --restart says [default: the image's,
+    /// else 3]
+    #[arg(long, value_name = "N", help_heading = HEALTH)]
+    pub(crate) health_retries: Option<u32>,
     /// When the image is pulled from its registry: missing (where it is not known), always or never
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = Pull::Missing)]
     pub(crate) pull: Pull,
@@ -121,6 +153,7 @@ pub(crate) enum Pull {
 impl RunArgs {
     /// The service asked for. `random` makes up its name where none is given.
     pub(crate) fn into_spec(self, random: u64) -> ServiceSpec {
+        let health = self.health();
         let name = self.name.unwrap_or_else(|| made_up(&self.image, random));
         let restart = self.restart.unwrap_or(if self.detach && !self.rm {
             Restart::default()
@@ -161,12 +194,35 @@ impl RunArgs {
                 },
                 stop_signal: self.stop_signal,
                 stop_timeout_ms: self.stop_timeout.map(values::milliseconds),
+                health,
             },
             replicas: self.replicas,
             ports: self.publish,
             restart: RestartPolicy::with(restart),
             auto_remove: self.rm,
         }
+    }
+}
+
+impl RunArgs {
+    fn health(&self) -> Option<HealthCheck> {
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
+        let test = match (&self.health_cmd, &self.health_http, self.health_tcp) {
+            _ if self.no_healthcheck => words(&["NONE"]),
+            (Some(line), ..) => words(&["CMD-SHELL", line]),
+            (_, Some(http), _) => http.0.clone(),
+            (_, _, Some(port)) => words(&["TCP", &port.to_string()]),
+            _ => Vec::new(),
+        };
+        let check = HealthCheck {
+            test,
+            interval_ms: self.health_interval.map(values::milliseconds),
+            timeout_ms: self.health_timeout.map(values::milliseconds),
+            start_period_ms: self.health_start_period.map(values::milliseconds),
+            start_interval_ms: self.health_start_interval.map(values::milliseconds),
+            retries: self.health_retries,
+        };
+        (check != HealthCheck::default()).then_some(check)
     }
 }
 

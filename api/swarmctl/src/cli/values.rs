@@ -17,6 +17,20 @@ pub(crate) fn words(text: &str) -> Result<Words, String> {
     Ok(Words(text.split_whitespace().map(Into::into).collect()))
 }
 
+/// `PORT` or `PORT/PATH`, as the words of a health check.
+pub(crate) fn health_http(text: &str) -> Result<Words, String> {
+    let (port, path) = match text.find('/') {
+        Some(at) => text.split_at(at),
+        None => (text, "/"),
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(format!(
+            "\"{text}\" is not of the form PORT or PORT/PATH, such as 8080/ready"
+        ));
+    }
+    Ok(Words(vec!["HTTP".into(), port.into(), path.into()]))
+}
+
 /// `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -98,6 +112,17 @@ mod tests {
         assert_eq!(list("sh -c"), ["sh", "-c"]);
         assert_eq!(list("[\"sh\", \"a b\"]"), ["sh", "a b"]);
         assert!(words("[1]").is_err());
+    }
+
+    #[test]
+    fn an_http_check_is_a_port_and_a_path() {
+        let words = |text| health_http(text).map(|w| w.0);
+        let http = |path: &str| Ok(vec!["HTTP".to_owned(), "80".to_owned(), path.to_owned()]);
+        assert_eq!(words("80"), http("/"));
+        assert_eq!(words("80/a/b?c"), http("/a/b?c"));
+        for bad in ["", "/a", "x/a", "0", "http://a:80/"] {
+            assert!(words(bad).unwrap_err().contains(bad), "{bad}");
+        }
     }
 
     #[test]
