@@ -79,10 +79,10 @@ impl Images {
                     // Each layer from another peer, as far as there are several.
                     let own = self.member.id();
                     let peers =
-                        |digest| peers(&state, record, own, &format!("{}{digest}", task.id));
-                    let layers = record.image.layers.iter();
-                    let peers = layers
-                        .map(|digest| (digest.clone(), peers(digest)))
+                        |digest: &str| peers(&state, record, own, &format!("{}{digest}", task.id));
+                    let parts = record.image.parts().into_iter();
+                    let peers = parts
+                        .map(|digest| (digest.clone(), peers(&digest)))
                         .collect();
                     (record.image.clone(), peers)
                 }
@@ -132,7 +132,7 @@ impl Images {
         let state = self.member.state();
         let mut images = state.images.values().map(|r| &r.image);
         let Some(image) = images
-            .find(|i| i.layers.iter().any(|l| l == digest))
+            .find(|i| i.parts().iter().any(|part| part == digest))
             .cloned()
         else {
             return false;

@@ -313,7 +313,7 @@ impl Inner {
         let wanted = reference.digest()?;
         let mut images = self.store.images().into_iter();
         let image = images.find(|i| i.manifest.as_deref() == Some(wanted))?;
-        let here = self.store.missing_layers(&image.layers).is_empty();
+        let here = self.store.missing_parts(&image).is_empty();
         here.then(|| Image {
             reference: reference.clone(),
             ..image

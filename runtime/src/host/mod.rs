@@ -157,13 +157,13 @@ impl Host {
         self.inner.store.images()
     }
 
-    /// The digests of the image's layers that are not here.
+    /// The digests of the image's parts that are not here: layers, and the documents that describe it.
     #[must_use]
     pub fn has_layers(&self, image: &Image) -> Vec<String> {
-        self.inner.store.missing_layers(&image.layers)
+        self.inner.store.missing_parts(image)
     }
 
-    /// Takes one layer in, an uncompressed or gzip tar archive, and checks its digest.
+    /// Takes one part of an image in, a layer's archive or a document, and checks its digest.
     ///
     /// # Errors
     /// See [`Store::put_layer`].
@@ -171,7 +171,7 @@ impl Host {
         self.inner.store.put_layer(digest, archive).await
     }
 
-    /// Adds an image whose layers are here, in place of one of that name.
+    /// Adds an image whose parts are here, in place of one of that name.
     ///
     /// # Errors
     /// See [`Store::put_image`].

@@ -185,10 +185,10 @@ impl Table {
         tasks.into_iter().cloned().collect()
     }
 
-    /// Every layer that a task's container may stand on.
+    /// Every layer that a task's container may stand on, and the documents that describe it.
     pub(super) fn layers(&self) -> HashSet<String> {
         let images = self.tasks.values().filter_map(|e| e.record.image.as_ref());
-        images.flat_map(|i| i.layers.iter().cloned()).collect()
+        images.flat_map(Image::parts).collect()
     }
 
     /// Who uses an image, by name: services of the host, and tasks that have not ended.

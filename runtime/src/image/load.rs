@@ -2,7 +2,7 @@
 //! image layout. What it holds is put aside on the disk first, because it says at its end only what is what.
 
 use super::archive::digest_of;
-use super::{Inner, decompress, image_digest};
+use super::{Inner, decompress, documents::LARGEST};
 use crate::registry::{
     Descriptor, Document, ImageFile, Platform, choose, read_config, read_document,
 };
@@ -15,8 +15,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use swarm_api::model::{Image, ImageReference, Timestamp};
 
-/// The largest document that is read.
-const LARGEST_DOCUMENT: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 1 << 16;
 
 /// What was put aside, by its path in the archive.
@@ -29,6 +27,8 @@ struct Aside {
 struct Found {
     reference: ImageReference,
     file: ImageFile,
+    /// Its configuration file as it came.
+    document: Vec<u8>,
     layers: Vec<PathBuf>,
 }
 
@@ -65,6 +65,7 @@ fn take(inner: &Inner, found: Vec<Found>, now: Timestamp) -> Result<Vec<Image>> 
     for Found {
         reference,
         file,
+        document,
         layers,
     } in found
     {
@@ -86,7 +87,7 @@ fn take(inner: &Inner, found: Vec<Found>, now: Timestamp) -> Result<Vec<Image>> 
         }
         let image = Image {
             reference,
-            digest: image_digest(&file.diff_ids, &file.config),
+            digest: inner.put_document(&document)?,
             layers: file.diff_ids,
             size,
             config: file.config,
@@ -174,7 +175,8 @@ impl Aside {
         one_name(name, images.len())?;
         let mut found = Vec::new();
         for image in images {
-            let file = config(&self.document(&image.config)?, &image.config)?;
+            let document = self.document(&image.config)?;
+            let file = config(&document, &image.config)?;
             let layers = image
                 .layers
                 .iter()
@@ -189,6 +191,7 @@ impl Aside {
             found.extend(names.into_iter().map(|reference| Found {
                 reference,
                 file: file.clone(),
+                document: document.clone(),
                 layers: layers.clone(),
             }));
         }
@@ -219,11 +222,13 @@ impl Aside {
                     "the index of {reference} leads to another index"
                 )));
             };
-            let file = config(&self.blob(&manifest.config)?, &manifest.config.digest)?;
+            let document = self.blob(&manifest.config)?;
+            let file = config(&document, &manifest.config.digest)?;
             let layers = manifest.layers.iter().map(|l| self.need(&path_of(l)));
             found.push(Found {
                 reference,
                 file,
+                document,
                 layers: layers.collect::<Result<_>>()?,
             });
         }
@@ -251,12 +256,12 @@ impl Aside {
         let mut bytes = Vec::new();
         let opened = File::open(&file).map_err(reading)?;
         opened
-            .take(LARGEST_DOCUMENT + 1)
+            .take(LARGEST + 1)
             .read_to_end(&mut bytes)
             .map_err(reading)?;
-        if bytes.len() as u64 > LARGEST_DOCUMENT {
+        if bytes.len() as u64 > LARGEST {
             return Err(Error::Invalid(format!(
-                "the archive's {path} is larger than {LARGEST_DOCUMENT} bytes"
+                "the archive's {path} is larger than {LARGEST} bytes"
             )));
         }
         Ok(bytes)

@@ -1,12 +1,17 @@
 //! Images and their layers on disk: layers by the digest of their content, each unpacked once; images by name.
 //! Must not know of containers: who uses what is told to it.
 //!
-//! Below the data directory, `images/HASH.json` is one image, and `layers/HEX` one layer: `fs` its files as overlayfs
-//! takes them, `record.gz` and `replaced` what more is needed to make its archive again, `size` the archive's bytes.
-//! What is being made is `layers/.new-N` and is renamed when it is whole and on the disk; the rest is swept at start.
+//! Below the data directory, `images/HASH.json` is one image, `documents/HEX` a configuration file or a manifest, and
+//! `layers/HEX` one layer: `fs` its files as overlayfs takes them, `record.gz` and `replaced` what more is needed to make
+//! its archive again, `size` the archive's bytes. What is being made is `.new-N` and is renamed when it is whole and on
+//! the disk; the rest is swept at start.
 
 mod archive;
 mod builtin;
+mod configuration;
+mod documents;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod load;
 pub(crate) mod pull;
 mod record;
@@ -31,6 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use swarm_api::BoxStream;
 use swarm_api::model::{Image, ImageConfig, ImageReference, Timestamp};
 
+use configuration::Step;
 pub use rootfs::read_file;
 
 const TREE: &str = "fs";
@@ -52,6 +58,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     images_dir: PathBuf,
+    documents_dir: PathBuf,
     layers_dir: PathBuf,
     next: AtomicU64,
     state: Mutex<State>,
@@ -60,7 +67,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     images: BTreeMap<ImageReference, Image>,
-    /// Layers that came in this life and that no image has named yet: their image is about to come.
+    /// Layers and documents that came in this life and that no image has named yet: their image is about to come.
     fresh: HashSet<String>,
 }
 
@@ -79,11 +86,12 @@ impl Store {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let inner = Inner {
             images_dir: data_dir.join("images"),
+            documents_dir: data_dir.join("documents"),
             layers_dir: data_dir.join("layers"),
             next: AtomicU64::new(0),
             state: Mutex::default(),
         };
-        for dir in [&inner.images_dir, &inner.layers_dir] {
+        for dir in [&inner.images_dir, &inner.documents_dir, &inner.layers_dir] {
             std::fs::create_dir_all(dir)
                 .map_err(|e| Error::io(format!("make the directory {}", dir.display()), e))?;
             for entry in entries(dir)? {
@@ -134,7 +142,12 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         stream::read_in_thread(archive, move |reader| {
             let layer = inner.unpack(reader, None)?;
-            inner.put_single(reference, config, &layer, now, false)
+            let step = Step {
+                at: Some(now),
+                by: "swarmctl image import",
+                ..Step::default()
+            };
+            inner.put_single(reference, config, &layer, &step, now, false)
         })
         .await
     }
@@ -152,16 +165,22 @@ impl Store {
     ) -> Result<()> {
         let archive = builtin::archive(files)?;
         let digest = archive::digest_of(Sha256::new_with_prefix(&archive));
-        let layers = vec![digest.clone()];
+        // The same bytes on every host: nothing says when it was made.
+        let step = Step {
+            by: "swarmd",
+            ..Step::default()
+        };
+        let file = configuration::make(config, std::slice::from_ref(&digest), &step);
         if let Some(there) = self.image(reference)
-            && (!there.builtin || there.digest == image_digest(&layers, config))
-            && self.missing_layers(&there.layers).is_empty()
+            && (!there.builtin || there.digest == archive::digest_of(Sha256::new_with_prefix(file)))
+            && self.missing_parts(&there).is_empty()
         {
             return Ok(());
         }
         let layer = self.inner.unpack(archive.as_slice(), Some(&digest))?;
+        let (reference, config) = (reference.clone(), config.clone());
         self.inner
-            .put_single(reference.clone(), config.clone(), &layer, now, true)?;
+            .put_single(reference, config, &layer, &step, now, true)?;
         Ok(())
     }
 
@@ -172,32 +191,46 @@ impl Store {
         layers.iter().filter(missing).cloned().collect()
     }
 
-    /// Unpacks one layer, unless it is here.
+    /// Takes one part of an image in, unless it is here: unpacks a layer's archive, or keeps a document.
     ///
     /// # Errors
-    /// [`swarm_api::Error::Invalid`] where the archive has another digest; see [`Store::import`].
+    /// [`swarm_api::Error::Invalid`] where it has another digest; see [`Store::import`].
     pub async fn put_layer(
         &self,
         digest: &str,
         archive: BoxStream<swarm_api::Result<Bytes>>,
     ) -> swarm_api::Result<()> {
-        if self.inner.find(digest).is_ok() {
-            self.inner.lock().fresh.insert(digest.to_owned());
-            return Ok(());
+        {
+            let mut state = self.inner.lock();
+            if self.inner.find(digest).is_ok() || self.inner.has_document(digest) {
+                state.fresh.insert(digest.to_owned());
+                return Ok(());
+            }
         }
         let inner = Arc::clone(&self.inner);
         let digest = digest.to_owned();
-        stream::read_in_thread(archive, move |reader| {
-            inner.unpack(reader, Some(&digest)).map(drop)
+        stream::read_in_thread(archive, move |mut reader| {
+            let mut start = Vec::with_capacity(512);
+            (&mut reader)
+                .take(512)
+                .read_to_end(&mut start)
+                .map_err(|e| Error::Invalid(format!("the archive cannot be read: {e}")))?;
+            let document = documents::is_document(&start);
+            let whole = std::io::Cursor::new(start).chain(reader);
+            if document {
+                inner.take_document(whole, &digest)
+            } else {
+                inner.unpack(whole, Some(&digest)).map(drop)
+            }
         })
         .await
     }
 
-    /// Adds an image whose layers are here, in place of one of that name.
+    /// Adds an image whose parts are here, in place of one of that name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has no layers, or its digest is not that of its layers and configuration;
-    /// [`Error::NotFound`] where a layer is missing.
+    /// [`Error::Invalid`] where it has no layers, or is not what its documents say; [`Error::NotFound`] where a part is
+    /// missing.
     pub fn put_image(&self, image: Image) -> Result<()> {
         self.inner.put_image(image)
     }
@@ -279,12 +312,19 @@ impl Store {
         }))
     }
 
-    /// One layer as an uncompressed tar archive, byte for byte as it came.
+    /// One part of an image, byte for byte as it came: a layer as an uncompressed tar archive, or a document.
     ///
     /// # Errors
     /// [`Error::NotFound`] where it is not here. The stream ends with [`swarm_api::Error::Internal`] where its files
     /// have changed.
     pub fn export_layer(&self, digest: &str) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
+        if self.inner.has_document(digest) {
+            let bytes = Bytes::from(self.inner.document(digest)?);
+            return Ok(stream::write_in_thread(move |sink| {
+                sink(&bytes);
+                Ok(())
+            }));
+        }
         let folder = self.inner.find(digest)?;
         let digest = digest.to_owned();
         Ok(stream::write_in_thread(move |sink| {
@@ -292,8 +332,8 @@ impl Store {
         }))
     }
 
-    /// Removes the layers that neither an image has nor `in_use` names. That is asked while no layer can come into
-    /// use through [`Store::layer_dirs`].
+    /// Removes the layers and documents that neither an image has nor `in_use` names. That is asked while no layer can
+    /// come into use through [`Store::layer_dirs`].
     ///
     /// # Errors
     /// Where something cannot be removed.
@@ -302,8 +342,14 @@ impl Store {
         {
             let state = self.inner.lock();
             let mut kept = in_use();
-            kept.extend(state.images.values().flat_map(|i| i.layers.iter().cloned()));
+            kept.extend(state.images.values().flat_map(Image::parts));
             kept.extend(state.fresh.iter().cloned());
+            for path in entries(&self.inner.documents_dir)? {
+                let name = path.file_name().unwrap_or_default();
+                if !is_new(name) && !kept.contains(&format!("sha256:{}", name.to_string_lossy())) {
+                    remove(&path)?;
+                }
+            }
             for path in entries(&self.inner.layers_dir)? {
                 let Some(name) = path.file_name() else {
                     continue;
@@ -409,13 +455,14 @@ impl Inner {
         reference: ImageReference,
         config: ImageConfig,
         layer: &Layer,
+        step: &Step<'_>,
         now: Timestamp,
         builtin: bool,
     ) -> Result<Image> {
         let layers = vec![layer.digest.clone()];
         let image = Image {
             reference,
-            digest: image_digest(&layers, &config),
+            digest: self.put_document(&configuration::make(&config, &layers, step))?,
             layers,
             size: layer.size,
             config,
@@ -434,21 +481,16 @@ impl Inner {
                 image.reference
             )));
         }
-        let digest = image_digest(&image.layers, &image.config);
-        if digest != image.digest {
-            return Err(Error::Invalid(format!(
-                "the image {} has the digest {digest}, not {}",
-                image.reference, image.digest
-            )));
-        }
         let mut state = self.lock();
+        self.check_documents(&image)?;
         for layer in &image.layers {
             self.find(layer)
                 .map_err(|e| Error::NotFound(format!("the image {}: {e}", image.reference)))?;
         }
         let path = self.image_path(&image.reference);
-        let json = serde_json::to_vec_pretty(&image)
-            .map_err(|e| Error::Internal(format!("cannot write the image {digest}: {e}")))?;
+        let json = serde_json::to_vec_pretty(&image).map_err(|e| {
+            Error::Internal(format!("cannot write the image {}: {e}", image.digest))
+        })?;
         let new = self.images_dir.join(format!(
             "{NEW}{}",
             self.next.fetch_add(1, Ordering::Relaxed)
@@ -459,25 +501,12 @@ impl Inner {
             return Err(Error::io(format!("write {}", path.display()), e));
         }
         sync_folder(&self.images_dir)?;
-        for layer in &image.layers {
-            state.fresh.remove(layer);
+        for part in image.parts() {
+            state.fresh.remove(&part);
         }
         state.images.insert(image.reference.clone(), image);
         Ok(())
     }
-}
-
-/// The digest of an image: that of the JSON of its layers and its configuration, in this form.
-#[must_use]
-pub fn image_digest(layers: &[String], config: &ImageConfig) -> String {
-    #[derive(serde::Serialize)]
-    struct Manifest<'a> {
-        layers: &'a [String],
-        config: &'a ImageConfig,
-    }
-    // Plain strings: this cannot fail, and what it would give then is no image's digest.
-    let json = serde_json::to_vec(&Manifest { layers, config }).unwrap_or_default();
-    archive::digest_of(Sha256::new_with_prefix(json))
 }
 
 /// `reader`, without the compression of gzip or zstd if it has that.

@@ -1,6 +1,6 @@
 //! From a registry into the store: several layers at once, each unpacked while it comes, none that is here already.
 
-use super::{Store, image_digest};
+use super::Store;
 use crate::registry::{Descriptor, ImageFile, Platform, Registry, Resolved, Target};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -74,11 +74,11 @@ impl Puller {
         let resolved = self.registry.resolve(target, &platform).await?;
         if let Some(there) = self.store.image(reference)
             && there.manifest.as_ref() == Some(&resolved.digest)
-            && self.store.missing_layers(&there.layers).is_empty()
+            && self.store.missing_parts(&there).is_empty()
         {
             return Ok(there);
         }
-        let (file, _) = self.registry.config(&resolved).await?;
+        let (file, document) = self.registry.config(&resolved).await?;
         check(&resolved, &file, &platform)?;
         let mut seen = HashSet::new();
         let layers = resolved.manifest.layers.iter().zip(&file.diff_ids);
@@ -99,7 +99,7 @@ impl Puller {
         }
         let image = Image {
             reference: reference.clone(),
-            digest: image_digest(&file.diff_ids, &file.config),
+            digest: resolved.manifest.config.digest.clone(),
             layers: file.diff_ids,
             size,
             config: file.config,
@@ -110,8 +110,8 @@ impl Puller {
             builtin: false,
             manifest: Some(resolved.digest),
         };
-        let (store, put) = (self.store.clone(), image.clone());
-        tokio::task::spawn_blocking(move || store.put_image(put))
+        let (store, put, manifest) = (self.store.clone(), image.clone(), resolved.bytes);
+        tokio::task::spawn_blocking(move || store.put_pulled(put, &document, &manifest))
             .await
             .map_err(|e| Error::Internal(format!("the thread that keeps an image ended: {e}")))??;
         Ok(image)

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use swarm_api::model::{Image, Timestamp};
+use swarm_api::model::Image;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -33,8 +33,8 @@ pub(super) fn save(
                 out.pad(size);
             }
         }
-        let config = config(image).to_string();
-        let config_digest = digest(config.as_bytes());
+        let config = store.document(&image.digest)?;
+        let config_digest = image.digest.clone();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -43,9 +43,13 @@ pub(super) fn save(
         })
         .to_string();
         let manifest_digest = digest(manifest.as_bytes());
-        for (digest, text) in [(&config_digest, &config), (&manifest_digest, &manifest)] {
-            if written.insert(digest.clone()) {
-                out.file(&blob(digest), text.as_bytes())?;
+        let documents = [
+            (&config_digest, config),
+            (&manifest_digest, manifest.into_bytes()),
+        ];
+        for (digest, bytes) in &documents {
+            if written.insert((*digest).clone()) {
+                out.file(&blob(digest), bytes)?;
             }
         }
         let reference = &image.reference;
@@ -57,7 +61,7 @@ pub(super) fn save(
         manifests.push(json!({
             "mediaType": MANIFEST,
             "digest": manifest_digest,
-            "size": manifest.len(),
+            "size": documents[1].1.len(),
             "annotations": {
                 "io.containerd.image.name": reference.to_string(),
                 "org.opencontainers.image.ref.name": reference.to_string(),
@@ -72,38 +76,6 @@ pub(super) fn save(
     out.file("manifest.json", Value::from(docker).to_string().as_bytes())?;
     out.put(&[0; 1024]);
     Ok(())
-}
-
-/// A configuration file (OCI image-spec, config.md).
-fn config(image: &Image) -> Value {
-    let platform = crate::registry::Platform::here();
-    let c = &image.config;
-    let ports: serde_json::Map<String, Value> = c
-        .exposed_ports
-        .iter()
-        .map(|p| (p.clone(), json!({})))
-        .collect();
-    let mut config = json!({
-        "User": c.user, "Env": c.env, "Entrypoint": c.entrypoint, "Cmd": c.command, "WorkingDir": c.working_dir,
-        "ExposedPorts": ports,
-    });
-    if let Some(signal) = &c.stop_signal {
-        config["StopSignal"] = json!(signal);
-    }
-    json!({
-        "created": time(image.created_at),
-        "architecture": platform.architecture,
-        "os": platform.os,
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": image.layers},
-    })
-}
-
-fn time(at: Timestamp) -> String {
-    let milliseconds = i64::try_from(at.0).unwrap_or_default();
-    jiff::Timestamp::from_millisecond(milliseconds)
-        .unwrap_or_default()
-        .to_string()
 }
 
 fn digest(bytes: &[u8]) -> String {
