@@ -14,6 +14,7 @@ pub mod guard;
 pub mod host;
 pub mod http;
 pub mod images;
+pub mod linearizability;
 pub mod netns;
 pub mod processes;
 pub mod pty;
