@@ -9,6 +9,7 @@ mod backend;
 mod clock;
 mod disk;
 mod files;
+mod health;
 mod machine;
 mod own;
 mod plan;
@@ -18,6 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod volumes;
 
 use crate::engine::{ContainerState, Engine, EngineConfig};
 use crate::image::Store;
@@ -57,6 +59,8 @@ pub(crate) struct Inner {
     wake: Arc<Notify>,
     /// What disconnects tasks of an earlier life.
     network: Mutex<Option<Arc<dyn NetworkAttach>>>,
+    /// Ends what goes on in the background.
+    stop: CancellationToken,
 }
 
 impl Host {
@@ -72,8 +76,9 @@ impl Host {
         })
         .await?;
         let ended = engine.subscribe();
-        let inner = blocking(move || Inner::open(config, engine)).await?;
         let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let inner = blocking(move || Inner::open(config, engine, stopped)).await?;
         let host = Arc::new(Self {
             inner: Arc::new(inner),
             _stop: stop.clone().drop_guard(),
@@ -202,7 +207,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Inner {
-    fn open(config: HostConfig, engine: Engine) -> crate::Result<Self> {
+    fn open(config: HostConfig, engine: Engine, stop: CancellationToken) -> crate::Result<Self> {
         let store = Store::open(&config.data_dir)?;
         for image in &config.builtin {
             store.add_builtin(&image.reference, &image.config, &image.files, clock::now())?;
@@ -229,6 +234,7 @@ impl Inner {
             events: broadcast::Sender::new(256),
             wake: Arc::default(),
             network: Mutex::default(),
+            stop,
             config,
         })
     }
@@ -251,14 +257,17 @@ impl Inner {
         for (id, state) in records {
             match self.engine.state(id.as_str()) {
                 Some(ContainerState::Running { pid, started_at }) => {
+                    let image = self.image_config(&id);
                     self.observe(&id, |task| {
                         if !task.status.state.is_final() {
+                            self.set_unchecked(task, image.as_ref());
                             task.status.state = TaskState::Running;
                             task.status.pid = Some(pid);
                             task.status.started_at = Some(started_at);
                             task.status.message.clear();
                         }
                     });
+                    self.watch_health(&id);
                 }
                 // It ended while nobody looked, or was about to be started and never was.
                 Some(

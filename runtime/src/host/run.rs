@@ -1,19 +1,18 @@
 //! Starts, stops and removes one task. What is started is either running when this returns, or nothing is left of it.
 
 use super::types::TaskOrder;
-use super::{Inner, blocking, clock, files, machine, task_event};
+use super::{Inner, blocking, clock, files, health, machine, task_event, volumes};
 use crate::engine::ContainerState;
 use crate::image;
 use crate::oci::{self, Accounts};
 use crate::shim::launch::Launch;
 use oci_spec::runtime::{Process, Spec};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use swarm_api::backend::ExecSpec;
 use swarm_api::model::{
-    DesiredState, EventAction, Id, ImageConfig, MountSource, NetworkMode, Task, TaskState,
-    format_bytes,
+    DesiredState, EventAction, Id, ImageConfig, NetworkMode, Task, TaskState, format_bytes,
 };
 use swarm_api::{Error, Result};
 
@@ -50,6 +49,7 @@ impl Inner {
             if let Some(state) = self.engine.state(id.as_str()) {
                 self.running(&id, &state);
             }
+            self.watch_health(&id);
             // Asked again: an end that was told before the task was known to run was not heard.
             if let Some(state) = self.engine.state(id.as_str()) {
                 self.ended(&id, &state);
@@ -80,6 +80,7 @@ impl Inner {
         let task = &order.task;
         let state = |state| self.observe(&task.id, |task| task.status.state = state);
         state(TaskState::Preparing);
+        health::plan(task, &order.image.config)?;
         let (inner, prepared) = (Arc::clone(self), order.clone());
         let (spec, launch) = blocking(move || inner.prepare(&prepared)).await?;
         state(TaskState::Starting);
@@ -97,9 +98,8 @@ impl Inner {
         let lower = self.store.layer_dirs(&order.image.layers)?;
         let dir = self.disk.task_dir(&task.id);
         files::write(&dir, task, &order.dns, &order.hosts)?;
-        for mount in &task.spec.mounts {
-            source_is_there(&mount.source, &self.volumes())?;
-        }
+        let config = &order.image.config;
+        volumes::make_ready(task, config, &lower, &dir, &self.volumes())?;
         let accounts = accounts(&lower);
         let spec = self.spec(task, &order.image.config, &order.env, &accounts)?;
         let launch = Launch {
@@ -134,6 +134,7 @@ impl Inner {
             cgroup: &self.cgroup(&task.id),
             files: &self.disk.task_dir(&task.id),
             volumes: &self.volumes(),
+            unnamed: &volumes::unnamed(&task.spec, image, &self.disk.task_dir(&task.id)),
             open_files: machine::open_files(),
             seccomp: crate::container::default_seccomp(),
         })
@@ -143,8 +144,15 @@ impl Inner {
         format!("{}/{id}", self.config.cgroup_parent.trim_end_matches('/'))
     }
 
-    fn is_stopping(&self, id: &Id) -> bool {
+    pub(super) fn is_stopping(&self, id: &Id) -> bool {
         self.lock().tasks.get(id).is_none_or(|e| e.record.stopping)
+    }
+
+    /// What the image says that a task was started with.
+    pub(super) fn image_config(&self, id: &Id) -> Option<ImageConfig> {
+        let table = self.lock();
+        let image = table.tasks.get(id)?.record.image.as_ref()?;
+        Some(image.config.clone())
     }
 
     fn running(&self, id: &Id, state: &ContainerState) {
@@ -153,7 +161,9 @@ impl Inner {
             ContainerState::Stopped { started_at, .. } => (None, *started_at),
             ContainerState::Created { .. } => return,
         };
+        let image = self.image_config(id);
         self.observe(id, |task| {
+            self.set_unchecked(task, image.as_ref());
             task.status.state = TaskState::Running;
             task.status.message.clear();
             task.status.pid = pid;
@@ -179,8 +189,10 @@ impl Inner {
                 return;
             }
             let status = &mut task.status;
+            let complaint = health::complaint(status).filter(|_| !stopping);
             status.state = match exit.code {
                 _ if stopping => TaskState::Shutdown,
+                _ if complaint.is_some() => TaskState::Failed,
                 0 if !exit.oom_killed => TaskState::Complete,
                 _ => TaskState::Failed,
             };
@@ -193,6 +205,7 @@ impl Inner {
                     None => "out of memory: the kernel killed it".into(),
                 },
                 _ if stopping => "stopped as asked".into(),
+                _ if complaint.is_some() => complaint.unwrap_or_default(),
                 (_, Some(signal)) => format!("killed by {}", oci::name_of_signal(signal)),
                 _ if exit.code != 0 => format!("ended with exit code {}", exit.code),
                 _ => String::new(),
@@ -278,6 +291,16 @@ impl Inner {
             });
             return Ok(());
         }
+        self.end_process(id, signal, timeout).await
+    }
+
+    /// Ends a task's process: the signal, and SIGKILL after `timeout`. Returns when it has ended.
+    pub(super) async fn end_process(
+        self: &Arc<Self>,
+        id: &Id,
+        signal: i32,
+        timeout: Duration,
+    ) -> Result<()> {
         let ended = || async {
             match self.wait_for(id, |s| s.state.is_final()).await {
                 Ok(_) | Err(Error::NotFound(_)) => Ok(()),
@@ -375,20 +398,4 @@ impl Inner {
 fn accounts(layers: &[PathBuf]) -> Accounts {
     let read = |name| image::read_file(layers, "etc", name, ACCOUNTS_MAX);
     Accounts::new(read("passwd"), read("group"))
-}
-
-fn source_is_there(source: &MountSource, volumes: &Path) -> crate::Result<()> {
-    match source {
-        MountSource::Volume(name) => {
-            let path = oci::volume_path(volumes, name)?;
-            std::fs::create_dir_all(&path)
-                .map_err(|e| crate::Error::io(format!("make the volume {}", path.display()), e))
-        }
-        MountSource::Bind(path) if !Path::new(path).exists() => {
-            Err(crate::Error::NotFound(format!(
-                "the folder or file {path} is not on this host; make it, or use a named volume"
-            )))
-        }
-        _ => Ok(()),
-    }
 }

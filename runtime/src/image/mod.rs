@@ -9,6 +9,7 @@
 mod archive;
 mod builtin;
 mod configuration;
+mod copy;
 mod documents;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -22,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod unpack;
+pub(crate) mod view;
 
 use crate::{Error, Result};
 use bytes::Bytes;

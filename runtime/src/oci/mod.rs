@@ -34,6 +34,8 @@ pub struct Order<'a> {
     pub files: &'a Path,
     /// The folder of the named volumes.
     pub volumes: &'a Path,
+    /// Volumes without a name: where in the container, and where on the host.
+    pub unnamed: &'a [(String, PathBuf)],
     /// The most open files that this host can let a process have.
     pub open_files: u64,
     /// The system calls that are allowed.
@@ -266,10 +268,18 @@ fn mounts(order: &Order<'_>) -> Result<Vec<Value>> {
             "options": ["bind", "rprivate", "nosuid", "nodev", "noexec"],
         }));
     }
-    let mut own: Vec<&Mount> = order.task.spec.mounts.iter().collect();
+    let unnamed = order.unnamed.iter().map(|(target, path)| Mount {
+        source: MountSource::Bind(path.to_string_lossy().into_owned()),
+        target: target.clone(),
+        read_only: false,
+    });
+    // In a user namespace of its own, volumes are those of its users, whichever namespace comes next.
+    let mapped = order.task.spec.user_namespace;
+    let mut own: Vec<Mount> = order.task.spec.mounts.to_vec();
+    own.extend(unnamed);
     // What is mounted within another mount comes after it.
     own.sort_by_key(|m| m.target.matches('/').count());
-    for mount in own {
+    for mount in &own {
         let mode = if mount.read_only { "ro" } else { "rw" };
         let parts = || Path::new(&mount.target).components();
         let up = parts().any(|c| c == std::path::Component::ParentDir);
@@ -288,19 +298,32 @@ fn mounts(order: &Order<'_>) -> Result<Vec<Value>> {
                 "source": "tmpfs",
                 "options": ["nosuid", "nodev", "noexec", "mode=1777", mode],
             }),
-            MountSource::Bind(path) => bind(Path::new(absolute(path)?), mount, mode),
-            MountSource::Volume(name) => bind(&volume_path(order.volumes, name)?, mount, mode),
+            MountSource::Bind(path) => {
+                let own = order
+                    .unnamed
+                    .iter()
+                    .any(|(target, _)| *target == mount.target);
+                bind(Path::new(absolute(path)?), mount, mode, mapped && own)
+            }
+            MountSource::Volume(name) => {
+                bind(&volume_path(order.volumes, name)?, mount, mode, mapped)
+            }
         });
     }
     Ok(mounts)
 }
 
-fn bind(source: &Path, mount: &Mount, mode: &str) -> Value {
+/// With `mapped`, users and groups on the disk are those in the container.
+fn bind(source: &Path, mount: &Mount, mode: &str, mapped: bool) -> Value {
+    let mut options = vec!["rbind", "rprivate", mode];
+    if mapped {
+        options.push("idmap");
+    }
     json!({
         "destination": mount.target,
         "type": "bind",
         "source": source,
-        "options": ["rbind", "rprivate", mode],
+        "options": options,
     })
 }
 

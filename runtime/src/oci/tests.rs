@@ -44,6 +44,7 @@ fn make(spec: TaskSpec, image: &ImageConfig) -> Result<Spec> {
         cgroup: "/swarm/abc",
         files: Path::new("/files"),
         volumes: Path::new("/volumes"),
+        unnamed: &[],
         open_files: 20_000,
         seccomp: LinuxSeccomp::default(),
     })
