@@ -207,9 +207,7 @@ impl Backend for Host {
         } else {
             vec![table.find_task(&name)?]
         };
-        let live = tasks
-            .into_iter()
-            .filter(|t| t.status.state == TaskState::Running);
+        let live = tasks.into_iter().filter(|t| t.status.serves());
         let endpoint = |task: &Task| Endpoint {
             task_id: task.id.clone(),
             task: task.name.clone(),

@@ -254,6 +254,9 @@ pub(super) fn task_attributes(task: &Task) -> BTreeMap<String, String> {
     if let Some(exit) = task.status.exit {
         attributes.insert("exit_code".into(), exit.code.to_string());
     }
+    if let Some(health) = &task.status.health {
+        attributes.insert("health".into(), health.state.to_string());
+    }
     if !task.status.message.is_empty() {
         attributes.insert("message".into(), task.status.message.clone());
     }

@@ -4,6 +4,7 @@
 mod cluster;
 #[path = "../engine/harness.rs"]
 mod harness;
+mod health;
 mod services;
 mod site;
 mod verbs;
@@ -27,6 +28,13 @@ fn main() -> ExitCode {
         verbs::an_image_in_use_stays,
         verbs::mounts_and_names_are_in_place,
         verbs::users_are_those_of_the_image,
+        health::a_task_is_found_once_a_command_in_it_ends_well,
+        health::a_task_that_is_unhealthy_is_ended_failed_and_replaced,
+        health::http_and_tcp_are_asked_inside_the_container_s_network,
+        health::a_check_that_hangs_is_killed_and_counts_as_failed,
+        health::the_image_says_how_it_is_checked_unless_the_task_does,
+        health::checks_go_on_when_the_agent_comes_back,
+        health::a_task_whose_checks_say_the_same_is_not_told_of_again,
         cluster::a_task_of_the_cluster_is_run_stopped_and_removed,
         cluster::a_task_that_cannot_start_leaves_nothing_but_its_status,
         cluster::many_tasks_start_at_the_same_time,
