@@ -1,6 +1,6 @@
 //! How this host enters and leaves a cluster.
 
-use crate::daemon::Daemon;
+use crate::agent::{Agent, Part};
 use crate::front::not_in_a_cluster;
 use crate::leader;
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use swarm_api::{Control, Error, Result};
 use swarm_member::Member;
 
 #[async_trait]
-impl Control for Daemon {
+impl Control for Agent {
     async fn init(&self, advertise: Option<IpAddr>) -> Result<Joined> {
         let mut part = self.part.lock().await;
         refuse_a_second(part.as_ref().map(|p| &p.member))?;
@@ -59,19 +59,8 @@ impl Control for Daemon {
     }
 }
 
-impl Daemon {
-    async fn member(&self) -> Result<Member> {
-        let part = self.part.lock().await;
-        part.as_ref()
-            .map(|p| p.member.clone())
-            .ok_or_else(not_in_a_cluster)
-    }
-
-    async fn enter(
-        &self,
-        member: Member,
-        part: &mut Option<crate::daemon::Part>,
-    ) -> Result<Joined> {
+impl Agent {
+    async fn enter(&self, member: Member, part: &mut Option<Part>) -> Result<Joined> {
         let joined = Joined {
             cluster: member.cluster(),
             node: member.id(),

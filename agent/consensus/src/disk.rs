@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ pub trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn list(&self) -> io::Result<Vec<String>>;
 
+    /// Removes everything, the log database included. Nobody may have that open.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn clear(&self) -> io::Result<()>;
+
     /// `None` for a real disk, whose calls may block and are made off the async threads. A
     /// simulated disk gives the time that a write is to take: it passes on the runtime's clock,
     /// then the call is made in place, so that the order of all things stays deterministic.
@@ -59,27 +66,34 @@ const LOG_FILE: &str = "log.redb";
 const TEMPORARY: &str = ".tmp";
 
 impl DirDisk {
-    /// Opens the directory, making it (mode 0700) if there is none and removing what a crash left
-    /// half written.
+    /// The directory, which is made (mode 0700) when something is written. One that is there is
+    /// closed to others, and what a crash left half written in it is removed.
     ///
     /// # Errors
     /// What the file system says, with the path.
     pub fn open(dir: impl AsRef<Path>) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
         let dir = dir.as_ref().to_path_buf();
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(named)?;
-        for entry in fs::read_dir(&dir).map_err(named)? {
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self { dir }),
+            entries => entries.map_err(named)?,
+        };
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(named)?;
+        for entry in entries {
             let path = entry.map_err(named)?.path();
             if path.to_string_lossy().ends_with(TEMPORARY) {
                 fs::remove_file(&path).map_err(named)?;
             }
         }
         Ok(Self { dir })
+    }
+
+    fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.dir.display())))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -89,6 +103,7 @@ impl DirDisk {
 
 impl Disk for DirDisk {
     fn open_log(&self) -> io::Result<Box<dyn StorageBackend>> {
+        self.make()?;
         let path = self.dir.join(LOG_FILE);
         let new = !path.exists();
         let file = private(File::options().read(true).write(true).create(true)).open(&path)?;
@@ -112,6 +127,7 @@ impl Disk for DirDisk {
         let target = self.dir.join(name);
         let temporary = self.dir.join(format!("{name}{TEMPORARY}"));
         let written = (|| {
+            self.make()?;
             let mut file = private(File::options().write(true).create(true).truncate(true))
                 .open(&temporary)?;
             for part in parts {
@@ -140,13 +156,24 @@ impl Disk for DirDisk {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries?,
+        };
+        for entry in entries {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if name != LOG_FILE && !name.ends_with(TEMPORARY) {
                 names.push(name);
             }
         }
         Ok(names)
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 

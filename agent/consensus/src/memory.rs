@@ -134,6 +134,16 @@ impl Disk for MemoryDisk {
         Ok(lock(&self.inner.files).keys().cloned().collect())
     }
 
+    fn clear(&self) -> io::Result<()> {
+        let mut log = lock(&self.inner.log);
+        *log = Log {
+            generation: log.generation + 1,
+            ..Log::default()
+        };
+        lock(&self.inner.files).clear();
+        Ok(())
+    }
+
     fn simulated(&self) -> Option<Duration> {
         Some(Duration::from_micros(
             self.inner.latency_us.load(Ordering::SeqCst),

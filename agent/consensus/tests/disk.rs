@@ -113,6 +113,10 @@ impl Disk for NoFiles {
         self.disk.remove(name)
     }
 
+    fn clear(&self) -> io::Result<()> {
+        self.disk.clear()
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.disk.list()
     }

@@ -95,6 +95,7 @@ async fn admit(member: &Member, request: proto::JoinRequest) -> Result<proto::Jo
         record.role,
         now,
         inner.tuning.certificate_life,
+        &inner.config.world,
     )?;
 
     let mut node = Node {

@@ -3,11 +3,12 @@
 //! A certificate's subject is `O=cluster, OU=manager|worker, CN=node id`; the node id is that of its key.
 
 use crate::identity::Blob;
-use crate::{random, token};
+use crate::token;
+use crate::world::World;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SanType, SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use std::time::Duration;
@@ -50,11 +51,17 @@ fn lasting(params: &mut CertificateParams, now: Timestamp, life: Duration) {
     params.not_after = start + life;
 }
 
-/// A new key: ECDSA P-256, PKCS #8.
-pub(crate) fn new_key() -> Result<(KeyPair, Blob)> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(cannot("make a key"))?;
-    let der = Blob(key.serialize_der());
-    Ok((key, der))
+/// What comes before the 32 random bytes that are an Ed25519 key, in its PKCS #8 form (RFC 8410, section 7).
+const ED25519: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
+
+/// A new key: Ed25519, PKCS #8. Its signatures need no random numbers and have one length.
+pub(crate) fn new_key(world: &World) -> Result<(KeyPair, Blob)> {
+    let mut der = ED25519.to_vec();
+    der.extend(world.random::<32>()?);
+    let der = Blob(der);
+    Ok((open_key(&der)?, der))
 }
 
 pub(crate) fn open_key(der: &Blob) -> Result<KeyPair> {
@@ -81,13 +88,13 @@ pub(crate) fn request(key: &KeyPair) -> Result<Vec<u8>> {
 
 impl Authority {
     /// A new CA: its certificate and its key.
-    pub(crate) fn found(cluster: &str, now: Timestamp) -> Result<(Blob, Blob)> {
-        let (key, der) = new_key()?;
+    pub(crate) fn found(cluster: &str, now: Timestamp, world: &World) -> Result<(Blob, Blob)> {
+        let (key, der) = new_key(world)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(cluster, "ca", "swarm CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial()?);
+        params.serial_number = Some(serial(world)?);
         lasting(&mut params, now, CA_LIFE);
         let certificate = params
             .self_signed(&key)
@@ -112,15 +119,17 @@ impl Authority {
         role: NodeRole,
         now: Timestamp,
         life: Duration,
+        world: &World,
     ) -> Result<(NodeId, Blob)> {
         let csr =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .map_err(|e| {
                     Error::Invalid(format!("the certificate request cannot be used: {e}"))
                 })?;
-        if csr.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+        // Nodes of earlier versions have keys of the second kind.
+        if ![&PKCS_ED25519, &PKCS_ECDSA_P256_SHA256].contains(&csr.public_key.algorithm()) {
             return Err(Error::Invalid(
-                "the certificate request cannot be used: its key is not ECDSA P-256".into(),
+                "the certificate request cannot be used: its key is neither Ed25519 nor ECDSA P-256".into(),
             ));
         }
         let id = node_id(&csr.public_key.subject_public_key_info());
@@ -136,7 +145,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial()?);
+        params.serial_number = Some(serial(world)?);
         lasting(&mut params, now, life);
         let certificate = params
             .signed_by(&csr.public_key, &self.issuer)
@@ -145,8 +154,8 @@ impl Authority {
     }
 }
 
-fn serial() -> Result<SerialNumber> {
-    let mut bytes = random::<16>()?;
+fn serial(world: &World) -> Result<SerialNumber> {
+    let mut bytes = world.random::<16>()?;
     bytes[0] &= 0x7f;
     Ok(SerialNumber::from_slice(&bytes))
 }
@@ -220,13 +229,13 @@ mod tests {
 
     #[test]
     fn a_certificate_says_who_and_what_and_is_bound_to_its_key() {
-        let now = Timestamp(1_800_000_000_000);
-        let (ca, ca_key) = Authority::found("cluster", now).unwrap();
+        let (world, now) = (World::system(""), Timestamp(1_800_000_000_000));
+        let (ca, ca_key) = Authority::found("cluster", now, &world).unwrap();
         let authority = Authority::open("cluster", &ca, &ca_key).unwrap();
-        let (key, der) = new_key().unwrap();
+        let (key, der) = new_key(&world).unwrap();
         let csr = request(&open_key(&der).unwrap()).unwrap();
         let (id, certificate) = authority
-            .sign(&csr, NodeRole::Worker, now, 90 * DAY)
+            .sign(&csr, NodeRole::Worker, now, 90 * DAY, &world)
             .unwrap();
         assert_eq!(id, node_id(&key.subject_public_key_info()));
         let peer = read_peer(&certificate.0, "cluster").unwrap();
@@ -246,7 +255,7 @@ mod tests {
         forged[last] ^= 1;
         assert!(
             authority
-                .sign(&forged, NodeRole::Manager, now, DAY)
+                .sign(&forged, NodeRole::Manager, now, DAY, &world)
                 .is_err()
         );
     }

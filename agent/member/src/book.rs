@@ -3,9 +3,9 @@
 
 use crate::identity;
 use crate::machine::Machine;
+use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use swarm_api::Result;
 use swarm_api::model::NodeId;
@@ -90,12 +90,12 @@ impl Book {
     }
 
     /// Writes the addresses down if they have changed.
-    pub(crate) fn keep(&self, data_dir: &Path) -> Result<()> {
+    pub(crate) fn keep(&self, world: &World) -> Result<()> {
         let now = self.others();
         if now.is_empty() || *self.lock() == now {
             return Ok(());
         }
-        save(data_dir, &now)?;
+        save(world, &now)?;
         *self.lock() = now;
         Ok(())
     }
@@ -105,15 +105,15 @@ impl Book {
     }
 }
 
-pub(crate) fn save(data_dir: &Path, addresses: &Addresses) -> Result<()> {
+pub(crate) fn save(world: &World, addresses: &Addresses) -> Result<()> {
     let bytes = serde_json::to_vec_pretty(addresses)
         .map_err(|e| swarm_api::Error::Internal(e.to_string()))?;
-    identity::write_private(data_dir, FILE, &bytes)
+    identity::write_private(world, FILE, &bytes)
 }
 
 /// What was written down; nothing if there is nothing that can be read.
-pub(crate) fn load(data_dir: &Path) -> Addresses {
-    identity::read_private(data_dir, FILE)
+pub(crate) fn load(world: &World) -> Addresses {
+    identity::read_private(world, FILE)
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
 }

@@ -1,16 +1,15 @@
 //! What a member is started with.
 
+use crate::World;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use swarm_api::model::{Capacity, Timestamp};
+use std::time::Duration;
+use swarm_api::model::Capacity;
 
 /// What a member is started with.
 #[derive(Clone)]
 pub struct MemberConfig {
-    /// Where everything durable is kept: `identity` and `raft` are made below it.
-    pub data_dir: PathBuf,
+    /// What is around it. `identity` and `raft` are the folders that it keeps.
+    pub world: World,
     /// Where TLS (TCP) and gossip (UDP) are listened for.
     pub listen: SocketAddr,
     /// Where others reach this node.
@@ -28,7 +27,6 @@ pub struct MemberConfig {
 impl std::fmt::Debug for MemberConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemberConfig")
-            .field("data_dir", &self.data_dir)
             .field("listen", &self.listen)
             .field("advertise", &self.advertise)
             .field("name", &self.name)
@@ -36,13 +34,9 @@ impl std::fmt::Debug for MemberConfig {
     }
 }
 
-/// Tells the time; handed in so that a test can let certificates and tokens grow old.
-pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// What only tests set otherwise.
 #[derive(Clone)]
 pub(crate) struct Tuning {
-    pub(crate) clock: Clock,
     /// How long a node's certificate is good for.
     pub(crate) certificate_life: Duration,
     /// How often it is looked at whether something is due.
@@ -52,16 +46,8 @@ pub(crate) struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            clock: Arc::new(system_time),
             certificate_life: Duration::from_secs(90 * 24 * 3600),
             upkeep: Duration::from_secs(5),
         }
     }
-}
-
-fn system_time() -> Timestamp {
-    let age = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }

@@ -39,8 +39,8 @@ impl Member {
             tracing::warn!("no other voter took the leadership over; the others will elect one");
         }
         inner.stop.cancel();
-        if let Err(e) = inner.book.keep(&inner.config.data_dir)
-            && Self::is_member(&inner.config.data_dir)
+        if let Err(e) = inner.book.keep(&inner.config.world)
+            && Self::is_member(&inner.config.world)
         {
             tracing::warn!("{e}");
         }

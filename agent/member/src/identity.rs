@@ -1,16 +1,18 @@
 //! What makes this host a member, on its disk: one file, `DATA/identity/member.json`, written whole, readable by root
 //! only. It knows nothing of certificates' contents or of the network.
 
+use crate::world::World;
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::sync::Arc;
 use swarm_api::model::{NodeId, NodeRole};
 use swarm_api::{Error, Result};
+use swarm_consensus::Disk;
 
+/// Where the log and the replica are kept.
+pub(crate) const RAFT: &str = "raft";
 const DIR: &str = "identity";
 const FILE: &str = "member.json";
 
@@ -66,69 +68,45 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn path(data_dir: &Path) -> PathBuf {
-        data_dir.join(DIR).join(FILE)
-    }
-
-    pub(crate) fn exists(data_dir: &Path) -> bool {
-        Self::path(data_dir).exists()
+    pub(crate) fn exists(world: &World) -> bool {
+        // A file that cannot be read is one.
+        let read = folder(world).and_then(|folder| folder.read(FILE));
+        !matches!(read, Ok(None))
     }
 
     /// # Errors
     /// When the file cannot be read or understood.
-    pub(crate) fn load(data_dir: &Path) -> Result<Self> {
-        let path = Self::path(data_dir);
-        let failed = |what: String| {
+    pub(crate) fn load(world: &World) -> Result<Self> {
+        let failed = |what: &dyn std::fmt::Display| {
+            let dir = world.storage.describe(DIR);
             Error::Internal(format!(
-                "cannot read this host's identity {}: {what}; restore the file, or remove {} and join again",
-                path.display(),
-                data_dir.join(DIR).display()
+                "cannot read this host's identity {dir}/{FILE}: {what}; restore the file, or remove {dir} and join again"
             ))
         };
-        let bytes = fs::read(&path).map_err(|e| failed(e.to_string()))?;
-        let mode = fs::metadata(&path)
-            .map_err(|e| failed(e.to_string()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            tracing::warn!(path = %path.display(), "the identity could be read by others (mode {:o}); only root may now", mode & 0o777);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-                .map_err(|e| failed(e.to_string()))?;
-        }
-        serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))
+        let read = folder(world).and_then(|folder| folder.read(FILE));
+        let bytes = read
+            .and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map_err(|e| failed(&e))?;
+        serde_json::from_slice(&bytes).map_err(|e| failed(&e))
     }
 
     /// # Errors
     /// When the file cannot be written; the old one is then as it was.
-    pub(crate) fn save(&self, data_dir: &Path) -> Result<()> {
+    pub(crate) fn save(&self, world: &World) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
-        write_private(data_dir, FILE, &bytes)
+        write_private(world, FILE, &bytes)
     }
 }
 
+fn folder(world: &World) -> io::Result<Arc<dyn Disk>> {
+    world.storage.folder(DIR)
+}
+
 /// Writes `DATA/identity/NAME` whole: after a crash there is the old file or the new one.
-pub(crate) fn write_private(data_dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let dir = data_dir.join(DIR);
-    let written = (|| {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-        let temporary = dir.join(format!("{name}.tmp"));
-        let _ = fs::remove_file(&temporary);
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, dir.join(name))?;
-        File::open(&dir)?.sync_all()
-    })();
-    written.map_err(|e: io::Error| {
-        let text = format!("cannot write {}: {e}", dir.join(name).display());
+pub(crate) fn write_private(world: &World, name: &str, bytes: &[u8]) -> Result<()> {
+    let written = folder(world).and_then(|folder| folder.write_atomic(name, &[bytes]));
+    written.map_err(|e| {
+        let text = format!("cannot write {}/{name}: {e}", world.storage.describe(DIR));
         if e.kind() == io::ErrorKind::StorageFull {
             Error::Exhausted(text)
         } else {
@@ -137,33 +115,29 @@ pub(crate) fn write_private(data_dir: &Path, name: &str, bytes: &[u8]) -> Result
     })
 }
 
-pub(crate) fn read_private(data_dir: &Path, name: &str) -> Option<Vec<u8>> {
-    fs::read(data_dir.join(DIR).join(name)).ok()
+pub(crate) fn read_private(world: &World, name: &str) -> Option<Vec<u8>> {
+    folder(world).ok()?.read(name).ok()?
 }
 
 /// Removes everything that a host knows of its cluster; the identity first, so that it is no member from then on.
-pub(crate) fn wipe(data_dir: &Path) -> io::Result<()> {
-    let gone = |done: io::Result<()>| match done {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    };
-    gone(fs::remove_file(Identity::path(data_dir)))?;
-    gone(fs::remove_dir_all(data_dir.join(DIR)))?;
-    gone(fs::remove_dir_all(raft_dir(data_dir)))
-}
-
-/// Where the log and the replica are kept.
-pub(crate) fn raft_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("raft")
+pub(crate) fn wipe(world: &World) -> io::Result<()> {
+    let identity = folder(world)?;
+    identity.remove(FILE)?;
+    identity.clear()?;
+    world.storage.folder(RAFT)?.clear()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     #[test]
     fn only_root_can_read_it_and_it_reads_back_as_written() {
         let dir = tempfile::tempdir().unwrap();
+        let world = World::system(dir.path());
         let identity = Identity {
             cluster: "c".into(),
             node: NodeId(7),
@@ -177,15 +151,17 @@ mod tests {
                 sealing: 1,
             },
         };
-        assert!(!Identity::exists(dir.path()));
-        identity.save(dir.path()).unwrap();
-        identity.save(dir.path()).unwrap();
-        assert!(Identity::load(dir.path()).unwrap() == identity);
-        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(Identity::path(dir.path())), 0o600);
-        assert_eq!(mode(dir.path().join(DIR)), 0o700);
-        wipe(dir.path()).unwrap();
-        assert!(!Identity::exists(dir.path()) && !dir.path().join(DIR).exists());
-        wipe(dir.path()).unwrap();
+        assert!(!Identity::exists(&world));
+        identity.save(&world).unwrap();
+        let folder = dir.path().join(DIR);
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        identity.save(&world).unwrap();
+        assert!(Identity::load(&world).unwrap() == identity);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.join(FILE)), 0o600);
+        assert_eq!(mode(&folder), 0o700);
+        wipe(&world).unwrap();
+        assert!(!Identity::exists(&world) && !folder.exists());
+        wipe(&world).unwrap();
     }
 }

@@ -9,6 +9,7 @@ use crate::start::{self, Sockets};
 use crate::tls::{self, Mistrust};
 use crate::token::{self, Token};
 use crate::wire::from_status;
+use crate::world::{BoxStream, Network, World};
 use crate::{Member, MemberConfig};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -18,7 +19,6 @@ use swarm_api::model::{NodeId, NodeRole};
 use swarm_api::{Error, Result};
 use swarm_proto::agent as proto;
 use swarm_proto::agent::entrance_client::EntranceClient;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -45,10 +45,11 @@ impl Member {
         peer: &str,
         token: &str,
     ) -> Result<Self> {
-        start::refuse_a_second(&config.data_dir)?;
+        let world = config.world.clone();
+        start::refuse_a_second(&world)?;
         let token = Token::parse(token)?;
-        let sockets = Sockets::bind(config.listen).await?;
-        let (key, key_der) = authority::new_key()?;
+        let sockets = Sockets::bind(&world, config.listen).await?;
+        let (key, key_der) = authority::new_key(&world)?;
         let request = proto::JoinRequest {
             secret: token.proof(),
             csr: authority::request(&key)?.into(),
@@ -56,12 +57,12 @@ impl Member {
                 &config,
                 NodeId(0),
                 NodeRole::Worker,
-                (tuning.clock)(),
+                world.now(),
             ))
             .map_err(|e| Error::Internal(format!("cannot describe this node: {e}")))?
             .into(),
         };
-        let (address, channel) = reach(&config, &tuning, peer, token.ca).await?;
+        let (address, channel) = reach(&config, peer, token.ca).await?;
         let asked = timeout(ADMISSION, EntranceClient::new(channel).join(request)).await;
         let reply = match asked {
             Ok(Ok(reply)) => reply.into_inner(),
@@ -77,9 +78,9 @@ impl Member {
         let index = reply.index;
         let (identity, known) = accept(reply, key_der, token.ca)?;
 
-        start::clear(&config.data_dir)?;
-        book::save(&config.data_dir, &known)?;
-        identity.save(&config.data_dir)?;
+        start::clear(&world)?;
+        book::save(&world, &known)?;
+        identity.save(&world)?;
         let member = start::start(config, tuning, identity, sockets).await?;
         let own = member.id();
         let caught_up = async {
@@ -134,25 +135,21 @@ fn accept(reply: proto::JoinReply, key: Blob, ca: [u8; 32]) -> Result<(Identity,
 }
 
 /// A channel to a member of the cluster with the CA of that hash, and the address it was found at.
-async fn reach(
-    config: &MemberConfig,
-    tuning: &Tuning,
-    peer: &str,
-    ca: [u8; 32],
-) -> Result<(String, Channel)> {
+async fn reach(config: &MemberConfig, peer: &str, ca: [u8; 32]) -> Result<(String, Channel)> {
     let address = with_port(peer, config.listen.port());
     let failed = |what: &dyn std::fmt::Display| {
         Error::Unavailable(format!(
             "cannot reach {address}: {what}; is swarmd running there, and in a cluster?"
         ))
     };
-    let tcp = match timeout(CONNECT, TcpStream::connect(&address)).await {
-        Ok(Ok(tcp)) => tcp,
+    let network = &config.world.network;
+    let stream = match timeout(CONNECT, connect(network.as_ref(), &address)).await {
+        Ok(Ok(stream)) => stream,
         Ok(Err(e)) => return Err(failed(&e)),
         Err(_) => return Err(failed(&format!("no answer within {CONNECT:?}"))),
     };
-    let tls = TlsConnector::from(Arc::new(tls::pinned(ca, &tuning.clock)?));
-    let shaken = timeout(CONNECT, tls.connect(tls::name_of(NodeId(0))?, tcp)).await;
+    let tls = TlsConnector::from(Arc::new(tls::pinned(ca, &config.world.clock)?));
+    let shaken = timeout(CONNECT, tls.connect(tls::name_of(NodeId(0))?, stream)).await;
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
@@ -171,9 +168,21 @@ async fn reach(
     Ok((address, channel))
 }
 
+/// A stream to the first of the host's addresses that takes one.
+async fn connect(network: &dyn Network, address: &str) -> io::Result<BoxStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "this host has no address");
+    for address in network.resolve(address).await? {
+        match network.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
 /// A channel over this one connection.
 async fn over(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<BoxStream>,
 ) -> std::result::Result<Channel, tonic::transport::Error> {
     let once = Arc::new(Mutex::new(Some(stream)));
     Endpoint::from_static("http://entrance.swarm")
@@ -200,11 +209,10 @@ fn with_port(peer: &str, port: u16) -> String {
 }
 
 /// Removes what a join or a founding that was broken off left behind.
-pub(crate) fn leftovers(data_dir: &std::path::Path) -> Result<()> {
-    identity::wipe(data_dir).map_err(|e| {
+pub(crate) fn leftovers(world: &World) -> Result<()> {
+    identity::wipe(world).map_err(|e| {
         Error::Internal(format!(
-            "cannot clear what an earlier attempt left in {}: {e}",
-            data_dir.display()
+            "cannot clear what an earlier attempt left behind: {e}"
         ))
     })
 }

@@ -4,6 +4,7 @@
 //! - identity and trust: `identity` (what is on the disk), `authority` (the CA and what certificates say), `token`, `tls`;
 //! - the wire: `listener` and `guard` (coming in), `links` and `book` (going out), `wire` (errors);
 //! - what peers are answered: `services`, `admission` (the entrance), `permits` (who may propose what);
+//! - what is around it and handed in: `world` (network, disk, clock, random numbers);
 //! - taking part: `machine` (the replicated state), `observe`, `propose`, `read`, `start`, `join`, `departure`, `upkeep`.
 //!
 //! # Trust
@@ -52,17 +53,10 @@ mod tls;
 mod token;
 mod upkeep;
 mod wire;
+mod world;
 
 pub use config::MemberConfig;
 pub use member::{Member, MemberStatus};
-
-use ring::rand::{SecureRandom, SystemRandom};
-
-/// Random bytes from the system.
-fn random<const N: usize>() -> swarm_api::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| swarm_api::Error::Internal("the system gives no random numbers".into()))?;
-    Ok(bytes)
-}
+pub use world::{
+    BoxStream, Clock, Datagrams, Entropy, Network, Storage, Stream, StreamListener, World,
+};

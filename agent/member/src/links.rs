@@ -4,6 +4,7 @@
 use crate::book::Book;
 use crate::seldom::Seldom;
 use crate::tls::{self, Tls};
+use crate::world::{BoxStream, Network};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
@@ -13,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_api::model::NodeId;
 use swarm_api::{Error, Result};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
@@ -28,7 +28,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Makes connections to one node.
-type Connector = BoxService<Uri, TokioIo<TlsStream<TcpStream>>, io::Error>;
+type Connector = BoxService<Uri, TokioIo<TlsStream<BoxStream>>, io::Error>;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,15 +50,17 @@ struct Cached {
 /// All connections of this node.
 pub(crate) struct Links {
     tls: Tls,
+    network: Arc<dyn Network>,
     book: Arc<Book>,
     channels: Mutex<HashMap<(NodeId, Lane), Cached>>,
     refused: Arc<Seldom>,
 }
 
 impl Links {
-    pub(crate) fn new(tls: Tls, book: Arc<Book>) -> Self {
+    pub(crate) fn new(tls: Tls, network: Arc<dyn Network>, book: Arc<Book>) -> Self {
         Self {
             tls,
+            network,
             book,
             channels: Mutex::default(),
             refused: Arc::default(),
@@ -136,13 +138,13 @@ impl Links {
     fn connector(&self, node: NodeId, address: SocketAddr) -> Result<Connector> {
         let name = tls::name_of(node)?;
         let tls = TlsConnector::from(Arc::clone(&self.tls.client));
-        let refused = Arc::clone(&self.refused);
+        let (network, refused) = (Arc::clone(&self.network), Arc::clone(&self.refused));
         Ok(Connector::new(service_fn(move |_: Uri| {
-            let (tls, name, refused) = (tls.clone(), name.clone(), Arc::clone(&refused));
+            let (tls, name) = (tls.clone(), name.clone());
+            let (network, refused) = (Arc::clone(&network), Arc::clone(&refused));
             async move {
-                let tcp = TcpStream::connect(address).await?;
-                tcp.set_nodelay(true)?;
-                let stream = tls.connect(name, tcp).await.inspect_err(|e| {
+                let stream = network.connect(address).await?;
+                let stream = tls.connect(name, stream).await.inspect_err(|e| {
                     if let Some(why) = tls::mistrusted(e) {
                         refused.tell(|more| tracing::warn!(%node, %address, more, "a server was refused: {why}"));
                     }

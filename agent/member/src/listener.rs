@@ -1,15 +1,15 @@
-//! The one listener between agents: accepts TCP, ends TLS, and hands connections on with who is at their other end.
+//! The one listener between agents: accepts streams, ends TLS, and hands connections on with who is at their other end.
 
 use crate::guard::{Caller, GuardLayer};
 use crate::seldom::Seldom;
 use crate::tls::{self, Tls};
+use crate::world::{BoxStream, StreamListener};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -36,7 +36,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn start(
-        tcp: TcpListener,
+        streams: Box<dyn StreamListener>,
         tls: &Tls,
         cluster: &str,
         guard: GuardLayer,
@@ -45,7 +45,7 @@ impl Listener {
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let (ready, incoming) = mpsc::channel(16);
         let accept = tokio::spawn(accept(
-            tcp,
+            streams,
             TlsAcceptor::from(Arc::clone(&tls.server)),
             cluster.to_owned(),
             ready,
@@ -90,7 +90,7 @@ impl Listener {
 }
 
 async fn accept(
-    tcp: TcpListener,
+    streams: Box<dyn StreamListener>,
     acceptor: TlsAcceptor,
     cluster: String,
     ready: mpsc::Sender<io::Result<Connection>>,
@@ -103,7 +103,7 @@ async fn accept(
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
             return;
         };
-        let (stream, from) = match tcp.accept().await {
+        let (stream, from) = match streams.accept().await {
             Ok(accepted) => accepted,
             Err(e) => {
                 failed.tell(|more| tracing::warn!(more, "cannot accept a connection: {e}"));
@@ -120,10 +120,7 @@ async fn accept(
         );
         tokio::spawn(async move {
             let _permit = permit;
-            let handshake = async {
-                stream.set_nodelay(true)?;
-                acceptor.accept(stream).await
-            };
+            let handshake = acceptor.accept(stream);
             let done = tokio::select! {
                 done = tokio::time::timeout(HANDSHAKE, handshake) => done,
                 () = kill.cancelled() => return,
@@ -148,7 +145,7 @@ async fn accept(
 
 /// A connection with who is at its other end. Reading fails once the node has stopped.
 struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<BoxStream>,
     caller: Caller,
     killed: Pin<Box<WaitForCancellationFutureOwned>>,
 }

@@ -13,11 +13,11 @@ use crate::observe::{Group, Heard};
 use crate::read::Asking;
 use crate::tls::Tls;
 use crate::token::Token as Secret;
+use crate::world::World;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 use swarm_api::control::Token;
@@ -96,16 +96,16 @@ pub struct MemberStatus {
 impl Member {
     /// Whether this host is in a cluster.
     #[must_use]
-    pub fn is_member(data_dir: &Path) -> bool {
-        Identity::exists(data_dir)
+    pub fn is_member(world: &World) -> bool {
+        Identity::exists(world)
     }
 
     /// Removes everything that this host knows of its cluster; after [`Member::leave`] and [`Member::shutdown`].
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn forget(data_dir: &Path) -> io::Result<()> {
-        identity::wipe(data_dir)
+    /// What the disk says.
+    pub fn forget(world: &World) -> io::Result<()> {
+        identity::wipe(world)
     }
 
     /// This node.
@@ -137,6 +137,12 @@ impl Member {
     #[must_use]
     pub fn advertise(&self) -> SocketAddr {
         self.inner.config.advertise
+    }
+
+    /// What is around this member.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.inner.config.world
     }
 
     /// The state as it is here. Held briefly, and never over an await.
@@ -240,7 +246,7 @@ impl Member {
                 "a token cannot be good for {ttl:?}: give a time above zero and up to 366 days"
             )));
         }
-        let secret = Secret::generate(&self.inner.identity.load().ca.0)?;
+        let secret = Secret::generate(&self.inner.identity.load().ca.0, self.world())?;
         let token = Token {
             id: secret.id.clone(),
             secret: Some(secret.text()),
@@ -310,7 +316,7 @@ impl std::fmt::Debug for Member {
 
 impl Inner {
     pub(crate) fn now(&self) -> Timestamp {
-        (self.tuning.clock)()
+        self.config.world.now()
     }
 
     /// Whether this node leads, with a quorum behind it.

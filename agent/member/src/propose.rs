@@ -4,10 +4,10 @@
 //! tried again: it is carried out once. Its time is the proposer's clock: what hangs on it (a token's expiry) is as right
 //! as that.
 
+use crate::Member;
 use crate::links::{Lane, never_sent};
 use crate::machine::{Proposal, decode_outcome};
 use crate::wire::{self, MAX_MESSAGE};
-use crate::{Member, random};
 use bytes::Bytes;
 use std::time::Duration;
 use swarm_api::model::{NodeId, Object};
@@ -59,7 +59,7 @@ impl Member {
     /// # Errors
     /// What the change came to; [`Error::Unavailable`] where this node does not lead, or loses its place meanwhile.
     pub async fn propose_leading(&self, change: Change) -> Result<Option<Object>> {
-        let id = u128::from_be_bytes(random()?);
+        let id = u128::from_be_bytes(self.world().random()?);
         let replica = &self.inner.replica;
         let proposal = Proposal {
             id,
@@ -91,7 +91,7 @@ impl Member {
 
     /// As [`Member::propose`], with the entry's index.
     pub(crate) async fn propose_at(&self, change: Change) -> Result<(u64, Option<Object>)> {
-        let id = u128::from_be_bytes(random()?);
+        let id = u128::from_be_bytes(self.world().random()?);
         let replica = &self.inner.replica;
         let proposal = Proposal {
             id,

@@ -139,7 +139,13 @@ impl Agent for AgentService {
             )));
         };
         let csr = request.into_inner().csr;
-        let signed = authority.sign(&csr, peer.role, inner.now(), inner.tuning.certificate_life);
+        let signed = authority.sign(
+            &csr,
+            peer.role,
+            inner.now(),
+            inner.tuning.certificate_life,
+            &inner.config.world,
+        );
         let (id, certificate) = signed.map_err(|e| to_status(&e))?;
         if id != peer.id {
             return Err(Status::permission_denied(

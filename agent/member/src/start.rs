@@ -5,7 +5,7 @@ use crate::authority::{self, Authority};
 use crate::book::{self, Book};
 use crate::config::Tuning;
 use crate::guard::GuardLayer;
-use crate::identity::{Blob, Identity, Secrets, raft_dir};
+use crate::identity::{Blob, Identity, RAFT, Secrets};
 use crate::links::Links;
 use crate::listener::Listener;
 use crate::machine::Machine;
@@ -15,24 +15,22 @@ use crate::seldom::Seldom;
 use crate::services::AgentService;
 use crate::tls::Tls;
 use crate::wire::MAX_MESSAGE;
-use crate::{Member, MemberConfig, join, random, read, upkeep};
+use crate::world::{Datagrams, Gossip, StreamListener, World};
+use crate::{Member, MemberConfig, join, read, upkeep};
 use arc_swap::ArcSwap;
 use rcgen::PublicKeyData;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use swarm_api::model::{Id, Node, NodeId, NodeRole, Timestamp};
 use swarm_api::{Error, Result};
 use swarm_cluster::Change;
 use swarm_consensus::{
-    Consensus, ConsensusConfig, DirDisk, Disk, Observer, ObserverConfig, Replica, ReplicaConfig,
-    StateMachine,
+    Consensus, ConsensusConfig, Observer, ObserverConfig, Replica, ReplicaConfig, StateMachine,
 };
 use swarm_discovery::membership::{KeyRing, Membership, MembershipConfig};
 use swarm_proto::agent::agent_server::AgentServer;
 use swarm_proto::agent::entrance_server::EntranceServer;
-use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -41,24 +39,20 @@ const POOL: &str = "10.128.0.0/9";
 
 /// The sockets that a member needs, bound before anything is changed.
 pub(crate) struct Sockets {
-    tcp: TcpListener,
-    udp: UdpSocket,
+    streams: Box<dyn StreamListener>,
+    datagrams: Arc<dyn Datagrams>,
 }
 
 impl Sockets {
-    pub(crate) async fn bind(listen: SocketAddr) -> Result<Self> {
+    pub(crate) async fn bind(world: &World, listen: SocketAddr) -> Result<Self> {
         let failed = |what, e| {
             Error::Unavailable(format!(
                 "cannot listen on {listen} ({what}): {e}; free the port or use another with --port"
             ))
         };
         Ok(Self {
-            tcp: TcpListener::bind(listen)
-                .await
-                .map_err(|e| failed("TCP", e))?,
-            udp: UdpSocket::bind(listen)
-                .await
-                .map_err(|e| failed("UDP", e))?,
+            streams: (world.network.listen(listen).await).map_err(|e| failed("TCP", e))?,
+            datagrams: (world.network.bind(listen).await).map_err(|e| failed("UDP", e))?,
         })
     }
 }
@@ -74,18 +68,20 @@ impl Member {
     }
 
     pub(crate) async fn found_with(config: MemberConfig, tuning: Tuning) -> Result<Self> {
-        refuse_a_second(&config.data_dir)?;
-        let sockets = Sockets::bind(config.listen).await?;
-        clear(&config.data_dir)?;
-        let now = (tuning.clock)();
-        let cluster = Id::from_u64(u64::from_be_bytes(random()?)).to_string();
-        let (ca, ca_key) = Authority::found(&cluster, now)?;
-        let (key, key_der) = authority::new_key()?;
+        let world = config.world.clone();
+        refuse_a_second(&world)?;
+        let sockets = Sockets::bind(&world, config.listen).await?;
+        clear(&world)?;
+        let now = world.now();
+        let cluster = Id::from_u64(u64::from_be_bytes(world.random()?)).to_string();
+        let (ca, ca_key) = Authority::found(&cluster, now, &world)?;
+        let (key, key_der) = authority::new_key(&world)?;
         let signed = Authority::open(&cluster, &ca, &ca_key)?.sign(
             &authority::request(&key)?,
             NodeRole::Manager,
             now,
             tuning.certificate_life,
+            &world,
         )?;
         let identity = Identity {
             cluster: cluster.clone(),
@@ -96,12 +92,11 @@ impl Member {
             ca,
             secrets: Secrets {
                 ca_key: Some(ca_key),
-                gossip: BTreeMap::from([(1, Blob(random::<32>()?.to_vec()))]),
+                gossip: BTreeMap::from([(1, Blob(world.random::<32>()?.to_vec()))]),
                 sealing: 1,
             },
         };
         let node = describe(&config, identity.node, NodeRole::Manager, now);
-        let data_dir = config.data_dir.clone();
         let member = start(config, tuning, identity.clone(), sockets).await?;
         let founded = async {
             let consensus = member.consensus()?;
@@ -120,11 +115,11 @@ impl Member {
             };
             member.propose(init).await?;
             // Only now is this host a member: what was broken off before is cleared by the next attempt.
-            identity.save(&data_dir)
+            identity.save(&world)
         };
         if let Err(e) = founded.await {
             member.shutdown().await;
-            let _ = Self::forget(&data_dir);
+            let _ = Self::forget(&world);
             return Err(e);
         }
         tracing::info!(cluster = member.cluster(), node = %member.id(), "founded a cluster");
@@ -140,28 +135,26 @@ impl Member {
     }
 
     pub(crate) async fn resume_with(config: MemberConfig, tuning: Tuning) -> Result<Self> {
-        let identity = Identity::load(&config.data_dir)?;
-        let sockets = Sockets::bind(config.listen).await?;
+        let identity = Identity::load(&config.world)?;
+        let sockets = Sockets::bind(&config.world, config.listen).await?;
         let member = start(config, tuning, identity, sockets).await?;
         tracing::info!(cluster = member.cluster(), node = %member.id(), name = member.name(), "is in its cluster again");
         Ok(member)
     }
 }
 
-pub(crate) fn refuse_a_second(data_dir: &Path) -> Result<()> {
-    if !Identity::exists(data_dir) {
+pub(crate) fn refuse_a_second(world: &World) -> Result<()> {
+    if !Identity::exists(world) {
         return Ok(());
     }
-    let cluster = Identity::load(data_dir)
-        .map(|i| i.cluster)
-        .unwrap_or_default();
+    let cluster = Identity::load(world).map(|i| i.cluster).unwrap_or_default();
     Err(Error::Conflict(format!(
         "this host is already in a cluster ({cluster}); leave that first with `swarmctl leave`"
     )))
 }
 
-pub(crate) fn clear(data_dir: &Path) -> Result<()> {
-    join::leftovers(data_dir)
+pub(crate) fn clear(world: &World) -> Result<()> {
+    join::leftovers(world)
 }
 
 /// This node's record, as it says itself.
@@ -193,7 +186,8 @@ pub(crate) async fn start(
     sockets: Sockets,
 ) -> Result<Member> {
     let own = identity.node;
-    let tls = Tls::new(&identity, &tuning.clock)?;
+    let world = config.world.clone();
+    let tls = Tls::new(&identity, &world.clock)?;
     let authority = match (&identity.secrets.ca_key, identity.role) {
         (Some(key), NodeRole::Manager) => {
             Some(Authority::open(&identity.cluster, &identity.ca, key)?)
@@ -206,32 +200,38 @@ pub(crate) async fn start(
         ReplicaConfig::default(),
     );
 
-    let known = book::load(&config.data_dir);
+    let known = book::load(&world);
     let membership = gossip(
         &config,
         &identity,
         known.values().copied().collect(),
-        sockets.udp,
+        sockets.datagrams,
     )?;
     let book = Arc::new(Book::new(own, Arc::clone(&machine), known));
     book.gossip(Arc::clone(&membership));
-    let links = Arc::new(Links::new(tls.clone(), Arc::clone(&book)));
+    let links = Arc::new(Links::new(
+        tls.clone(),
+        Arc::clone(&world.network),
+        Arc::clone(&book),
+    ));
     let heard = Arc::new(Heard::default());
 
-    let disk = DirDisk::open(raft_dir(&config.data_dir))
+    let disk = (world.storage.folder(RAFT))
         .map_err(|e| Error::Internal(format!("cannot use the directory of the log: {e}")))?;
-    let disk: Arc<dyn Disk> = Arc::new(disk);
     let opened = |e: swarm_consensus::Error| {
         Error::Internal(format!(
             "cannot open the cluster's log in {}: {e}",
-            config.data_dir.display()
+            world.storage.describe(RAFT)
         ))
     };
     let consensus = match identity.role {
         NodeRole::Worker => None,
         NodeRole::Manager => {
             let transport = Arc::new(Transport(Arc::clone(&links)));
-            let config = ConsensusConfig::new(own.0);
+            let config = ConsensusConfig {
+                seed: u64::from_be_bytes(world.random()?),
+                ..ConsensusConfig::new(own.0)
+            };
             let started =
                 Consensus::start(config, Arc::clone(&disk), transport, replica.clone()).await;
             Some(started.map_err(opened)?)
@@ -290,7 +290,7 @@ pub(crate) async fn start(
     let guard = GuardLayer::new(Arc::clone(&inner.machine));
     let routes = routes.add_service(agent).add_service(entrance);
     let running = Running {
-        listener: Listener::start(sockets.tcp, &inner.tls, &cluster, guard, routes),
+        listener: Listener::start(sockets.streams, &inner.tls, &cluster, guard, routes),
         observer,
         tasks: vec![
             tokio::spawn(read::confirm(Arc::downgrade(&inner), waiting_reads)),
@@ -306,7 +306,7 @@ fn gossip(
     config: &MemberConfig,
     identity: &Identity,
     seeds: Vec<SocketAddr>,
-    socket: UdpSocket,
+    socket: Arc<dyn Datagrams>,
 ) -> Result<Arc<Membership>> {
     let failed = |e: &dyn std::fmt::Display| Error::Internal(format!("cannot start gossip: {e}"));
     let mut keys = BTreeMap::new();
@@ -319,8 +319,13 @@ fn gossip(
         keys.insert(*id, key);
     }
     let keys = KeyRing::new(keys, identity.secrets.sealing).map_err(|e| failed(&e))?;
-    let settings = MembershipConfig::new(identity.node.0, config.advertise, seeds, keys);
-    Membership::start(settings, socket)
+    let mut settings = MembershipConfig::new(identity.node.0, config.advertise, seeds, keys);
+    let world = &config.world;
+    settings.generation = world.now().0;
+    settings.seed = Some(u64::from_be_bytes(world.random()?));
+    let clock = Arc::clone(&world.clock);
+    let millis = Arc::new(move || clock().0);
+    Membership::start_with_clock(settings, Gossip(socket), millis)
         .map(Arc::new)
         .map_err(|e| failed(&e))
 }

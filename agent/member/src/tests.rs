@@ -3,7 +3,7 @@
 use crate::config::Tuning;
 use crate::links::Lane;
 use crate::token::Token as Secret;
-use crate::{Member, MemberConfig, tls};
+use crate::{Member, MemberConfig, World, tls};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -31,11 +31,12 @@ struct Host {
     dir: TempDir,
     name: String,
     address: SocketAddr,
+    world: World,
     tuning: Tuning,
 }
 
 /// Hosts of one test.
-struct World {
+struct Loopback {
     net: u32,
     hosts: u32,
     /// Milliseconds by which the hosts' clocks are ahead.
@@ -44,7 +45,7 @@ struct World {
 
 static NETS: AtomicU32 = AtomicU32::new(0);
 
-impl World {
+impl Loopback {
     fn new() -> Self {
         let net = (std::process::id() % 200) * 200 + NETS.fetch_add(1, Ordering::SeqCst);
         Self {
@@ -63,14 +64,17 @@ impl World {
             low,
             u8::try_from(self.hosts).unwrap(),
         );
-        let real = Tuning::default().clock;
         let ahead = Arc::clone(&self.ahead);
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::system(dir.path());
+        let real = world.clock;
+        world.clock = Arc::new(move || Timestamp(real().0 + ahead.load(Ordering::SeqCst)));
         Host {
-            dir: tempfile::tempdir().unwrap(),
+            dir,
+            world,
             name: "host".into(),
             address: SocketAddr::new(IpAddr::V4(ip), PORT),
             tuning: Tuning {
-                clock: Arc::new(move || Timestamp(real().0 + ahead.load(Ordering::SeqCst))),
                 upkeep: Duration::from_millis(100),
                 ..Tuning::default()
             },
@@ -107,7 +111,7 @@ impl World {
 impl Host {
     fn config(&self) -> MemberConfig {
         MemberConfig {
-            data_dir: self.dir.path().to_owned(),
+            world: self.world.clone(),
             listen: self.address,
             advertise: self.address,
             name: self.name.clone(),
@@ -213,7 +217,7 @@ fn names(member: &Member) -> BTreeSet<String> {
 /// A connection to a server of the token's cluster that shows no certificate.
 async fn stranger(address: SocketAddr, token: &str) -> Channel {
     let pin = Secret::parse(token).unwrap().ca;
-    let tls = tls::pinned(pin, &Tuning::default().clock).unwrap();
+    let tls = tls::pinned(pin, &World::system("").clock).unwrap();
     let connector = TlsConnector::from(Arc::new(tls));
     Endpoint::from_static("http://stranger")
         .connect_with_connector(tower::service_fn(move |_: http::Uri| {
@@ -234,10 +238,10 @@ fn is_send<T: Send>(_: &T) {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_form_a_cluster_and_any_of_them_changes_it() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, two, three) = (world.host(), world.host(), world.host());
     let a = one.found().await;
-    assert!(Member::is_member(one.dir.path()));
+    assert!(Member::is_member(&one.world));
     let b = one_more(&two, &a, &one, NodeRole::Manager).await;
     // At a node that only observes: it passes the request on, or signs and has the leader agree.
     let c = one_more(&three, &a, &two, NodeRole::Worker).await;
@@ -295,7 +299,7 @@ async fn one_more(host: &Host, manager: &Member, at: &Host, role: NodeRole) -> M
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_s_death_loses_nothing_and_stops_no_writes() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let mut all = world.managers(3).await;
     let (dead, leader) = all.remove(0);
     let id = leader.id();
@@ -324,7 +328,7 @@ async fn a_leader_s_death_loses_nothing_and_stops_no_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_stop_at_once_and_nothing_acknowledged_is_lost() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let mut all = world.managers(3).await;
     let worker = world.host();
     let member = one_more(&worker, &all[0].1, &all[0].0, NodeRole::Worker).await;
@@ -367,7 +371,7 @@ async fn all_stop_at_once_and_nothing_acknowledged_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_good_token_of_this_cluster_lets_a_host_in() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, two, foreign) = (world.host(), world.host(), world.host());
     let (a, f) = (one.found().await, foreign.found().await);
     let good = token(&a, NodeRole::Manager).await;
@@ -378,7 +382,7 @@ async fn only_a_good_token_of_this_cluster_lets_a_host_in() {
             words.iter().all(|w| refusal.contains(w)),
             "{refusal} lacks one of {words:?}"
         );
-        assert!(!Member::is_member(two.dir.path()));
+        assert!(!Member::is_member(&two.world));
     };
     refused(one.address, "rubbish", &["token", "SWARM-1-"]).await;
     refused(
@@ -389,10 +393,10 @@ async fn only_a_good_token_of_this_cluster_lets_a_host_in() {
     .await;
     let mut forged = Secret::parse(&good).unwrap();
     assert!(forged.text() == good);
-    forged.id = Secret::generate(b"").unwrap().id;
+    forged.id = Secret::generate(b"", a.world()).unwrap().id;
     refused(one.address, &forged.text(), &["token", "expired"]).await;
     // The id of a token that is there, with a secret of one's own.
-    let mut other = Secret::generate(&a.inner.identity.load().ca.0).unwrap();
+    let mut other = Secret::generate(&a.inner.identity.load().ca.0, a.world()).unwrap();
     other.id = Secret::parse(&good).unwrap().id;
     refused(one.address, &other.text(), &["token", "secret"]).await;
     refused(nobody, &good, &[&nobody.to_string()]).await;
@@ -444,7 +448,7 @@ async fn only_a_good_token_of_this_cluster_lets_a_host_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_certificate_only_the_entrance_answers() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let one = world.host();
     let a = one.found().await;
     let channel = stranger(one.address, &token(&a, NodeRole::Worker).await).await;
@@ -472,7 +476,7 @@ async fn without_a_certificate_only_the_entrance_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_takes_no_part_in_raft_and_decides_nothing() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, two) = (world.host(), world.host());
     let a = one.found().await;
     let w = one_more(&two, &a, &one, NodeRole::Worker).await;
@@ -503,7 +507,7 @@ async fn a_worker_takes_no_part_in_raft_and_decides_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_while_everything_runs() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, two) = (world.host(), world.host());
     let a = one.found().await;
     let w = one_more(&two, &a, &one, NodeRole::Worker).await;
@@ -540,7 +544,7 @@ async fn certificates_are_renewed_while_everything_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_leaves_and_is_refused_until_it_joins_again() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let mut all = world.managers(3).await;
     let (host, gone) = all.remove(2);
     let id = gone.id();
@@ -557,8 +561,8 @@ async fn a_node_leaves_and_is_refused_until_it_joins_again() {
         .await;
     assert_eq!(asked.err().unwrap().code(), Code::PermissionDenied);
     within("stopping", gone.shutdown()).await;
-    Member::forget(host.dir.path()).unwrap();
-    assert!(!Member::is_member(host.dir.path()));
+    Member::forget(&host.world).unwrap();
+    assert!(!Member::is_member(&host.world));
     let back = host
         .join(one.address, &token(a, NodeRole::Manager).await)
         .await
@@ -575,7 +579,7 @@ async fn a_node_leaves_and_is_refused_until_it_joins_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_voter_leaves_and_its_cluster_goes_on() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, two) = (world.host(), world.host());
     let a = one.found().await;
     let last = within("leaving", a.leave(false)).await.unwrap_err();
@@ -587,7 +591,7 @@ async fn the_only_voter_leaves_and_its_cluster_goes_on() {
     .await;
     within("leaving", a.leave(false)).await.unwrap();
     within("stopping", a.shutdown()).await;
-    Member::forget(one.dir.path()).unwrap();
+    Member::forget(&one.world).unwrap();
     until("the other votes alone", &b, |m| {
         m.status().voters == [m.id()] && m.status().is_leader
     })
@@ -602,7 +606,7 @@ async fn the_only_voter_leaves_and_its_cluster_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_reads_are_stale_and_writes_are_refused_until_there_is_one() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let mut all = world.managers(3).await;
     let id = all[0].1.id();
     within("proposing", all[0].1.propose(label(id, "kept")))
@@ -643,7 +647,7 @@ async fn without_a_quorum_reads_are_stale_and_writes_are_refused_until_there_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_moves_keeps_its_place() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let (one, mut two) = (world.host(), world.host());
     let a = one.found().await;
     let w = one_more(&two, &a, &one, NodeRole::Worker).await;
@@ -669,7 +673,7 @@ async fn a_node_that_moves_keeps_its_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_said_and_leaves_nothing_behind() {
-    let mut world = World::new();
+    let mut world = Loopback::new();
     let one = world.host();
     let taken = std::net::TcpListener::bind(one.address).unwrap();
     let refused = Member::found_with(one.config(), one.tuning.clone())
@@ -677,7 +681,7 @@ async fn a_port_in_use_is_said_and_leaves_nothing_behind() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains(&one.address.to_string()), "{refused}");
-    assert!(!Member::is_member(one.dir.path()));
+    assert!(!Member::is_member(&one.world));
     drop(taken);
     let a = one.found().await;
     within("stopping", a.shutdown()).await;

@@ -3,9 +3,9 @@
 //! connection shows a certificate that is good at that time.
 
 use crate::authority::{self, Peer};
-use crate::config::Clock;
 use crate::identity::Identity;
 use crate::token;
+use crate::world::Clock;
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -148,7 +148,8 @@ fn internal(what: &str, e: &dyn std::fmt::Display) -> Error {
 
 fn certified(identity: &Identity) -> Result<CertifiedKey> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.0.clone()));
-    let key = ring::sign::any_ecdsa_type(&key).map_err(|e| internal("use this node's key", &e))?;
+    let key =
+        ring::sign::any_supported_type(&key).map_err(|e| internal("use this node's key", &e))?;
     // The CA goes along: who joins knows only its hash.
     let chain =
         [&identity.certificate, &identity.ca].map(|der| CertificateDer::from(der.0.clone()));

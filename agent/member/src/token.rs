@@ -2,7 +2,7 @@
 //! padding. The CA's hash lets the one who joins know the cluster before it says anything; the cluster keeps the hash of
 //! the secret only. Every changed character is noticed: each text has one spelling, and a checksum is in it.
 
-use crate::random;
+use crate::world::World;
 use data_encoding::{BASE32_NOPAD, Encoding};
 use ring::digest::{SHA256, digest};
 use std::sync::LazyLock;
@@ -32,11 +32,11 @@ pub(crate) struct Token {
 
 impl Token {
     /// A new one for the cluster with this CA.
-    pub(crate) fn generate(ca: &[u8]) -> Result<Self> {
+    pub(crate) fn generate(ca: &[u8], world: &World) -> Result<Self> {
         Ok(Self {
             ca: sha256(ca),
-            id: TEXT.encode(&random::<ID>()?),
-            secret: random()?,
+            id: TEXT.encode(&world.random::<ID>()?),
+            secret: world.random()?,
         })
     }
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_token_reads_back_as_it_was_made() {
-        let token = Token::generate(b"ca").unwrap();
+        let token = Token::generate(b"ca", &World::system("")).unwrap();
         let read = Token::parse(&format!(" {}\n", token.text())).unwrap();
         assert!(read == token);
         let (id, hash) = Token::read_proof(&read.proof()).unwrap();
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn any_changed_or_lost_character_is_noticed_and_the_message_speaks_of_the_token() {
-        let text = Token::generate(b"ca").unwrap().text();
+        let text = Token::generate(b"ca", &World::system("")).unwrap().text();
         for at in 0..text.len() {
             for replacement in ["a", "b", "7", "A", "-", "ü", ""] {
                 if &text[at..=at] == replacement {

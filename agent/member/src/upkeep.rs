@@ -26,7 +26,7 @@ pub(crate) async fn run(member: Member) {
             () = sleep(inner.tuning.upkeep) => {}
             _ = leader.changed() => {}
         }
-        if let Err(e) = inner.book.keep(&inner.config.data_dir) {
+        if let Err(e) = inner.book.keep(&inner.config.world) {
             tracing::warn!("{e}");
         }
         inner.links.retain(|node| !inner.machine.is_revoked(node));
@@ -72,7 +72,9 @@ async fn renew(member: &Member) -> Result<()> {
     let certificate = match &inner.authority {
         Some(authority) => {
             let life = inner.tuning.certificate_life;
-            authority.sign(&csr, identity.role, inner.now(), life)?.1
+            authority
+                .sign(&csr, identity.role, inner.now(), life, &inner.config.world)?
+                .1
         }
         None => ask_for_renewal(member, csr).await?,
     };
@@ -87,7 +89,7 @@ async fn renew(member: &Member) -> Result<()> {
         certificate,
         ..(*identity).clone()
     };
-    renewed.save(&inner.config.data_dir)?;
+    renewed.save(&inner.config.world)?;
     inner.tls.swap(&renewed)?;
     inner.identity.store(std::sync::Arc::new(renewed));
     // Connections made from now on show the new one; what is going on over old ones goes on.

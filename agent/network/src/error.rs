@@ -52,6 +52,12 @@ pub enum Error {
         /// What came back.
         source: io::Error,
     },
+    /// What is needed could not be had at all.
+    #[error("cannot program this host's network: {why}")]
+    Unsupported {
+        /// Why not.
+        why: String,
+    },
     /// The network thread has ended; only a bug or the process's end causes that.
     #[error("cannot program the network: the network thread has ended; restart the agent")]
     WorkerGone,

@@ -1,5 +1,6 @@
 //! Images: unpacked by the node that was asked, and then known to the whole cluster, with who has them.
 
+use crate::runtime::Runtime;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use swarm_api::backend::{PullEvent, PullOptions, PullPolicy};
@@ -8,12 +9,11 @@ use swarm_api::{Backend, BoxStream, Error, Result};
 use swarm_cluster::state::ImageRecord;
 use swarm_cluster::{Change, State};
 use swarm_member::Member;
-use swarm_runtime::host::Host;
 
 /// Imports `archive` here, and makes it known. What the cluster refuses does not stay on this node.
 pub(super) async fn import(
     member: &Member,
-    host: &Host,
+    host: &dyn Runtime,
     name: String,
     config: ImageConfig,
     archive: BoxStream<Result<Bytes>>,
@@ -44,7 +44,7 @@ pub(super) async fn import(
 /// content with that.
 pub(super) async fn pull(
     member: &Member,
-    host: &Host,
+    host: &dyn Runtime,
     name: &str,
     options: PullOptions,
 ) -> Result<BoxStream<Result<PullEvent>>> {
@@ -102,7 +102,7 @@ pub(super) async fn pull(
 /// Takes the images of an archive in, on this node, and makes them known.
 pub(super) async fn load(
     member: &Member,
-    host: &Host,
+    host: &dyn Runtime,
     name: Option<String>,
     archive: BoxStream<Result<Bytes>>,
 ) -> Result<Vec<Image>> {
@@ -120,7 +120,7 @@ pub(super) async fn load(
 /// Images as one archive. Layers that are not on this node are fetched from those that have them.
 pub(super) async fn save(
     member: &Member,
-    host: &Host,
+    host: &dyn Runtime,
     names: Vec<String>,
 ) -> Result<BoxStream<Result<Bytes>>> {
     for name in &names {
@@ -134,7 +134,7 @@ pub(super) async fn save(
         {
             continue;
         }
-        for digest in host.has_layers(&record.image) {
+        for digest in host.missing_layers(&record.image) {
             fetch(member, host, &record, &digest).await?;
         }
         host.put_image(record.image).await?;
@@ -142,7 +142,12 @@ pub(super) async fn save(
     host.save_images(names).await
 }
 
-async fn fetch(member: &Member, host: &Host, record: &ImageRecord, digest: &str) -> Result<()> {
+async fn fetch(
+    member: &Member,
+    host: &dyn Runtime,
+    record: &ImageRecord,
+    digest: &str,
+) -> Result<()> {
     let mut last = Error::Unavailable(format!("no node has the layer {digest}"));
     for node in record.nodes.iter().filter(|n| **n != member.id()) {
         let given = async {
@@ -183,9 +188,9 @@ fn has_living(state: &State, record: &ImageRecord) -> bool {
     record.image.builtin || record.nodes.iter().any(lives)
 }
 
-async fn undo(host: &Host, reference: &ImageReference, before: Option<Image>) -> Result<()> {
+async fn undo(host: &dyn Runtime, reference: &ImageReference, before: Option<Image>) -> Result<()> {
     match before {
-        Some(before) if host.has_layers(&before).is_empty() => host.put_image(before).await,
+        Some(before) if host.missing_layers(&before).is_empty() => host.put_image(before).await,
         _ => host.remove_image(reference).await,
     }
 }
@@ -195,7 +200,7 @@ async fn undo(host: &Host, reference: &ImageReference, before: Option<Image>) ->
 ///
 /// # Errors
 /// What a proposal came to; the rest is then to be announced later.
-pub async fn announce_images(member: &Member, host: &Host) -> Result<()> {
+pub async fn announce_images(member: &Member, host: &dyn Runtime) -> Result<()> {
     let node = member.id();
     let images = unannounced(&member.state(), node, host.images());
     for image in images {

@@ -97,7 +97,7 @@ impl Cluster {
                     let mut sources = sources(&state, &target);
                     sources.retain(|s| !opened.contains(&s.task));
                     let idle = sources.is_empty() && opening.is_empty() && streams.is_empty();
-                    let over = idle && is_over(&state, &target, crate::clock::now());
+                    let over = idle && is_over(&state, &target, self.member.world().now());
                     (sources, over)
                 };
                 if over {

@@ -22,6 +22,7 @@ mod tests;
 
 pub use images::announce_images;
 
+use crate::runtime::Runtime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,19 +36,18 @@ use swarm_api::model::{
 };
 use swarm_api::{Backend, BoxStream, Result};
 use swarm_member::Member;
-use swarm_runtime::host::Host;
 
 /// The verbs for the whole cluster, as this member answers them.
 #[derive(Clone)]
 pub struct ClusterBackend {
     cluster: Cluster,
-    host: Arc<Host>,
+    host: Arc<dyn Runtime>,
 }
 
 impl ClusterBackend {
     /// A backend that knows what `member` knows, and drives `host` for the tasks of this node.
     #[must_use]
-    pub fn new(member: Member, host: Arc<Host>) -> Self {
+    pub fn new(member: Member, host: Arc<dyn Runtime>) -> Self {
         let local: Arc<dyn Backend> = Arc::clone(&host) as Arc<dyn Backend>;
         Self {
             cluster: Cluster { member, local },
@@ -149,7 +149,14 @@ impl Backend for ClusterBackend {
         config: ImageConfig,
         archive: BoxStream<Result<Bytes>>,
     ) -> Result<Image> {
-        images::import(&self.cluster.member, &self.host, name, config, archive).await
+        images::import(
+            &self.cluster.member,
+            self.host.as_ref(),
+            name,
+            config,
+            archive,
+        )
+        .await
     }
 
     async fn pull_image(
@@ -157,7 +164,7 @@ impl Backend for ClusterBackend {
         name: String,
         options: PullOptions,
     ) -> Result<BoxStream<Result<PullEvent>>> {
-        images::pull(&self.cluster.member, &self.host, &name, options).await
+        images::pull(&self.cluster.member, self.host.as_ref(), &name, options).await
     }
 
     async fn load_images(
@@ -165,11 +172,11 @@ impl Backend for ClusterBackend {
         name: Option<String>,
         archive: BoxStream<Result<Bytes>>,
     ) -> Result<Vec<Image>> {
-        images::load(&self.cluster.member, &self.host, name, archive).await
+        images::load(&self.cluster.member, self.host.as_ref(), name, archive).await
     }
 
     async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
-        images::save(&self.cluster.member, &self.host, names).await
+        images::save(&self.cluster.member, self.host.as_ref(), names).await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

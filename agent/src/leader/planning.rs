@@ -2,7 +2,6 @@
 
 use super::pace::{Backoff, Repeats};
 use super::{SAFETY, propose};
-use crate::clock::now;
 use swarm_cluster::{Change, PlanItem, orchestrator};
 use swarm_member::Member;
 
@@ -19,7 +18,7 @@ pub(super) async fn run(member: &Member) {
     let mut backoff = Backoff::default();
     loop {
         applied.borrow_and_update();
-        let time = now();
+        let time = member.world().now();
         let plan = {
             let state = member.state();
             orchestrator::plan(&state, time)

@@ -1,7 +1,6 @@
 //! A cluster of one real member (or more), for tests: with a log on disk, gossip and TLS on a loopback address; its containers
 //! are only said to run.
 
-use crate::clock::now;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use swarm_api::model::{
@@ -9,7 +8,7 @@ use swarm_api::model::{
     RestartPolicy, ServiceSpec, Task, TaskSpec, TaskState, TaskStatus,
 };
 use swarm_cluster::{Change, State};
-use swarm_member::{Member, MemberConfig};
+use swarm_member::{Member, MemberConfig, World};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +92,7 @@ impl Solo {
 
     /// Reports `state` of a task, as its node would.
     pub(crate) async fn report(&self, task: &Id, state: TaskState, exit: Option<i32>) {
+        let now = self.member.world().now();
         let status = TaskStatus {
             state,
             exit: exit.map(|code| ExitStatus {
@@ -100,9 +100,9 @@ impl Solo {
                 ..ExitStatus::default()
             }),
             pid: Some(1),
-            started_at: Some(now()),
-            finished_at: state.is_final().then(now),
-            observed_at: now(),
+            started_at: Some(now),
+            finished_at: state.is_final().then_some(now),
+            observed_at: now,
             ..TaskStatus::default()
         };
         let change = Change::Report {
@@ -164,7 +164,7 @@ pub(crate) fn whoami() -> Image {
         layers: Vec::new(),
         size: 0,
         config: ImageConfig::default(),
-        created_at: now(),
+        created_at: swarm_api::model::Timestamp(1),
         builtin: true,
         manifest: None,
     }
@@ -173,7 +173,7 @@ pub(crate) fn whoami() -> Image {
 fn config(dir: &tempfile::TempDir, name: &str) -> MemberConfig {
     let listen = free_address();
     MemberConfig {
-        data_dir: dir.path().into(),
+        world: World::system(dir.path()),
         listen,
         advertise: listen,
         name: name.into(),

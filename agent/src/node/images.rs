@@ -3,6 +3,7 @@
 
 use super::backoff::Backoff;
 use super::local::Local;
+use crate::runtime::Runtime;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,6 @@ use swarm_api::{Backend, BoxStream, Error, Result};
 use swarm_cluster::State;
 use swarm_cluster::state::ImageRecord;
 use swarm_member::Member;
-use swarm_runtime::host::Host;
 use tokio_util::sync::CancellationToken;
 
 /// How long a peer may take to begin with a layer, and then between two pieces of it.
@@ -27,13 +27,13 @@ const LAYERS: usize = 3;
 /// The images of this node.
 pub(super) struct Images {
     pub(super) member: Member,
-    pub(super) host: Arc<Host>,
+    pub(super) host: Arc<dyn Runtime>,
     /// The layers under way; who holds the lock fetches.
     fetches: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
-    pub(super) fn new(member: Member, host: Arc<Host>) -> Self {
+    pub(super) fn new(member: Member, host: Arc<dyn Runtime>) -> Self {
         Self {
             member,
             host,
@@ -88,7 +88,7 @@ impl Images {
                 }
             }
         };
-        let missing = self.host.has_layers(&image);
+        let missing = self.host.missing_layers(&image);
         if !missing.is_empty() {
             waiting(format!("gets image {reference} from its peers"));
         }
@@ -138,7 +138,7 @@ impl Images {
             return false;
         };
         drop(state);
-        !self.host.has_layers(&image).iter().any(|d| d == digest)
+        !self.host.missing_layers(&image).iter().any(|d| d == digest)
     }
 
     async fn fetch_from_any(&self, digest: &str, peers: &[(NodeId, String)]) -> Result<()> {
@@ -199,7 +199,7 @@ impl Images {
                 known = now;
                 self.remove(&mut forgotten, &local.tasks()).await;
                 self.adopt().await;
-                match crate::backend::announce_images(&self.member, &self.host).await {
+                match crate::backend::announce_images(&self.member, self.host.as_ref()).await {
                     Ok(()) => backoff.reset(),
                     Err(why) => {
                         tracing::debug!(%why, "images are announced later");
@@ -232,7 +232,7 @@ impl Images {
             unnamed.map(|r| r.image.clone()).collect()
         };
         for image in images {
-            if self.host.has_layers(&image).is_empty()
+            if self.host.missing_layers(&image).is_empty()
                 && let Err(why) = self.host.put_image(image).await
             {
                 tracing::debug!(%why, "an image is not kept under a further name");

@@ -1,15 +1,15 @@
 //! The tasks of this node as observed: those that the host has, and those that have not got as far as the host or
 //! never will (their image is on its way, or they were refused). It must not know what is wanted of them.
 
+use crate::runtime::Runtime;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use swarm_api::model::{Id, Task, TaskState, TaskStatus, Timestamp};
-use swarm_runtime::host::Host;
 use tokio::sync::watch;
 
 /// What is observed on this node.
 pub(super) struct Local {
-    pub(super) host: Arc<Host>,
+    pub(super) host: Arc<dyn Runtime>,
     /// Tasks that the host has no record of, or none that counts.
     own: Mutex<BTreeMap<Id, Task>>,
     changed: watch::Sender<u64>,
@@ -22,7 +22,7 @@ pub(super) struct Changes {
 }
 
 impl Local {
-    pub(super) fn new(host: Arc<Host>) -> Self {
+    pub(super) fn new(host: Arc<dyn Runtime>) -> Self {
         Self {
             host,
             own: Mutex::default(),
@@ -79,7 +79,7 @@ impl Local {
 
     pub(super) fn changes(&self) -> Changes {
         Changes {
-            host: self.host.watch(),
+            host: self.host.changes(),
             own: self.changed.subscribe(),
         }
     }

@@ -9,6 +9,7 @@ mod capacity;
 mod dns;
 mod footing;
 mod images;
+mod kernel;
 mod lanes;
 mod local;
 mod networks;
@@ -19,8 +20,10 @@ mod tests;
 mod warnings;
 
 pub use capacity::capacity;
+pub use kernel::{Kernel, SystemKernel};
 pub use warnings::Warnings;
 
+use crate::runtime::Runtime;
 use dns::Dns;
 use footing::Footing;
 use futures_util::future::join_all;
@@ -35,7 +38,6 @@ use swarm_api::Result;
 use swarm_api::model::{NodeId, Task};
 use swarm_cluster::State;
 use swarm_member::Member;
-use swarm_runtime::host::Host;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const LAST_STOP: Duration = Duration::from_secs(10);
 
 /// What a node is started with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeConfig {
     /// Where programs of the host resolve the cluster's names.
     pub dns_listen: SocketAddr,
@@ -54,6 +56,8 @@ pub struct NodeConfig {
     pub dns_required: bool,
     /// The address that other nodes reach this host at.
     pub underlay: IpAddr,
+    /// What programs this host's network.
+    pub kernel: Arc<dyn Kernel>,
 }
 
 /// What this host does for its cluster, until [`Node::stop`].
@@ -73,19 +77,21 @@ impl Node {
     ///
     /// # Errors
     /// When an address for DNS that was asked for cannot be listened at.
-    pub async fn start(member: Member, host: Arc<Host>, config: NodeConfig) -> Result<Self> {
+    pub async fn start(member: Member, host: Arc<dyn Runtime>, config: NodeConfig) -> Result<Self> {
         let warnings = Warnings::default();
         let (footing, sure) = watch::channel(Footing::Unsure);
         let local = Arc::new(Local::new(Arc::clone(&host)));
         let networks = Arc::new(Networks::new(
             member.clone(),
             Arc::clone(&local),
+            Arc::clone(&config.kernel),
             config.underlay,
             warnings.clone(),
             sure.clone(),
         ));
         let (dns, bound) = Dns::start(
             member.clone(),
+            config.kernel,
             Arc::clone(&networks),
             warnings.clone(),
             config.dns_listen,

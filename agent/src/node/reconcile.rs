@@ -11,7 +11,6 @@ use super::images::Images;
 use super::lanes::{Lane, Lanes, Work};
 use super::local::Local;
 use super::networks::Networks;
-use crate::clock::now;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::model::{DesiredState, Id, NetworkMode, Task, TaskState, Timestamp};
@@ -84,7 +83,7 @@ impl Reconciler {
             }
             let due = async {
                 match next {
-                    Some(next) => tokio::time::sleep(next.since(now())).await,
+                    Some(next) => tokio::time::sleep(next.since(self.member.world().now())).await,
                     None => std::future::pending().await,
                 }
             };
@@ -107,7 +106,11 @@ impl Reconciler {
 
     /// What is to be done, and when the next task that waits is due.
     fn decide(&self) -> (Vec<Action>, Option<Timestamp>) {
-        let (node, local, now) = (self.member.id(), self.local.tasks(), now());
+        let (node, local, now) = (
+            self.member.id(),
+            self.local.tasks(),
+            self.member.world().now(),
+        );
         let footing = *self.footing.borrow();
         let state = self.member.state();
         let part = super::part(&state, node);
@@ -158,8 +161,12 @@ impl Reconciler {
             Ok(()) => self.local.forget(&task.id),
             Err(why) => {
                 tracing::warn!(task = task.name, id = %task.id, %why, "a task could not be started");
-                self.local
-                    .set(&task, TaskState::Rejected, why.to_string(), now());
+                self.local.set(
+                    &task,
+                    TaskState::Rejected,
+                    why.to_string(),
+                    self.member.world().now(),
+                );
             }
         }
     }
@@ -173,7 +180,8 @@ impl Reconciler {
             NetworkMode::None | NetworkMode::Host => None,
         };
         let waiting = |why: String| {
-            self.local.set(&task, TaskState::Preparing, why, now());
+            self.local
+                .set(&task, TaskState::Preparing, why, self.member.world().now());
         };
         let image = self.images.ready(&task, waiting).await?;
         let attach = network
@@ -238,7 +246,12 @@ impl Reconciler {
         let task = here.or_else(|| self.member.state().tasks.get(id).cloned());
         if let Some(task) = task.filter(|t| !t.status.state.is_final()) {
             let message = "stopped before it was started".to_owned();
-            self.local.set(&task, TaskState::Shutdown, message, now());
+            self.local.set(
+                &task,
+                TaskState::Shutdown,
+                message,
+                self.member.world().now(),
+            );
         }
         Ok(())
     }

@@ -199,6 +199,35 @@ impl DnsServer {
         Ok(id)
     }
 
+    /// Takes an address without sockets there: whoever brings the queries some other way uses [`DnsServer::respond`].
+    pub fn reserve(&self, addr: SocketAddr) -> ListenerId {
+        let listener = Listener {
+            addrs: vec![addr],
+            stop: self.stop.child_token(),
+            tasks: TaskTracker::new(),
+        };
+        listener.tasks.close();
+        let id = ListenerId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.with_listeners(|listeners| listeners.insert(id, listener));
+        id
+    }
+
+    /// What a query that came in a datagram is answered, as seen from `view`; nothing where it is ignored or would be
+    /// passed to a resolver.
+    #[must_use]
+    pub fn respond(&self, query: &[u8], view: Viewpoint) -> Option<Vec<u8>> {
+        let port = Endpoint {
+            shared: self.shared.clone(),
+            view: Arc::new(view),
+            stop: self.stop.clone(),
+            tasks: TaskTracker::new(),
+        };
+        match port.decide(query, false) {
+            Outcome::Reply(reply) => Some(reply),
+            Outcome::Forward(_) | Outcome::Nothing => None,
+        }
+    }
+
     /// Binds UDP and TCP at `addr` (port 0: the same free port for both) and listens there.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod catalogue;
 pub(super) mod task;
 
 use super::backoff::Backoff;
+use super::kernel::Kernel;
 use super::networks::Networks;
 use super::warnings::Warnings;
 use std::collections::BTreeMap;
@@ -17,8 +18,6 @@ use swarm_discovery::dns::{DnsConfig, DnsServer, ListenerId, Viewpoint, parse_re
 use swarm_member::Member;
 use tokio_util::sync::CancellationToken;
 
-/// Where the host says whom it asks (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 /// How often it is looked at whether the replica has fallen behind.
 const FRESHNESS: Duration = Duration::from_secs(1);
@@ -29,7 +28,8 @@ const STALE: Duration = Duration::from_secs(5);
 
 /// This node's DNS server.
 pub(super) struct Dns {
-    server: DnsServer,
+    server: Arc<DnsServer>,
+    kernel: Arc<dyn Kernel>,
     cell: Arc<CatalogueCell>,
     member: Member,
     networks: Arc<Networks>,
@@ -44,6 +44,7 @@ impl Dns {
     /// When the address cannot be bound, and that was asked for.
     pub(super) async fn start(
         member: Member,
+        kernel: Arc<dyn Kernel>,
         networks: Arc<Networks>,
         warnings: Warnings,
         listen: SocketAddr,
@@ -53,7 +54,8 @@ impl Dns {
         let internal = |why: swarm_discovery::DiscoveryError| Error::Internal(why.to_string());
         let server = DnsServer::start(DnsConfig::default(), Arc::clone(&cell)).map_err(internal)?;
         let dns = Self {
-            server,
+            server: Arc::new(server),
+            kernel,
             cell,
             member,
             networks,
@@ -149,7 +151,10 @@ impl Dns {
     }
 
     async fn listen_for_the_host(&self) -> std::result::Result<(), String> {
-        let bound = self.server.bind(self.listen, Viewpoint::host()).await;
+        let bound = self
+            .kernel
+            .listen(&self.server, self.listen, Viewpoint::host());
+        let bound = bound.await;
         let bound = bound.map(drop).map_err(|why| why.to_string());
         let line = bound.as_ref().err().map(|why| {
             format!("names of the cluster cannot be resolved by programs of this host: {why}")
@@ -160,8 +165,7 @@ impl Dns {
 
     /// Whom the host asks for other names: they are whom we ask, and whom tasks in the host's network ask.
     fn read_resolvers(&self, bound: bool) {
-        let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        let upstreams = upstreams(&text, self.listen);
+        let upstreams = upstreams(&self.kernel.resolvers(), self.listen);
         self.networks
             .set_host_resolver(if bound && self.listen.port() == PORT {
                 vec![self.reached_at()]
@@ -203,7 +207,8 @@ impl Dns {
                 continue;
             }
             let at = SocketAddr::new(gateway, PORT);
-            let line = match self.server.bind(at, Viewpoint::network(&name)).await {
+            let view = Viewpoint::network(&name);
+            let line = match self.kernel.listen(&self.server, at, view).await {
                 Ok((id, _)) => {
                     listeners.insert(name.clone(), Listener { gateway, id });
                     None

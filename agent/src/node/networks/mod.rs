@@ -5,11 +5,12 @@ mod attach;
 pub(super) mod desired;
 #[cfg(test)]
 mod tests;
-mod underlay;
+pub(super) mod underlay;
 
 use super::Part;
 use super::backoff::Backoff;
 use super::footing::Footing;
+use super::kernel::Kernel;
 use super::local::Local;
 use super::warnings::Warnings;
 use arc_swap::ArcSwap;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use swarm_api::model::{Id, NetworkMode, Task, TaskState};
 use swarm_api::{Error, Result};
 use swarm_member::Member;
-use swarm_network::{HostNetwork, Network, NetworkSpec, Report, VTEP_OVERHEAD, veth_name};
+use swarm_network::{HostNetwork, NetworkSpec, Report, VTEP_OVERHEAD, veth_name};
 use swarm_runtime::host::NetworkAttach;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,8 +49,7 @@ pub(super) struct Networks {
     local: Arc<Local>,
     warnings: Warnings,
     footing: watch::Receiver<Footing>,
-    /// What programs the kernel, or why it cannot be programmed.
-    kernel: std::result::Result<Network, String>,
+    kernel: Arc<dyn Kernel>,
     underlay: IpAddr,
     ready: watch::Sender<Ready>,
     /// Whom tasks in the host's own network ask for names.
@@ -61,12 +61,12 @@ impl Networks {
     pub(super) fn new(
         member: Member,
         local: Arc<Local>,
+        kernel: Arc<dyn Kernel>,
         underlay: IpAddr,
         warnings: Warnings,
         footing: watch::Receiver<Footing>,
     ) -> Self {
-        let kernel = Network::new().map_err(|why| why.to_string());
-        if let Err(why) = &kernel {
+        if let Some(why) = kernel.refusal() {
             let line = format!("tasks in cluster networks cannot run on this node: {why}");
             warnings.set(SUBJECT, Some(line));
         }
@@ -100,7 +100,7 @@ impl Networks {
     /// # Errors
     /// When this node's kernel cannot do it, or the network does not come within [`BRIDGE`].
     pub(super) async fn wait_for(&self, name: &str) -> Result<NetworkSpec> {
-        self.kernel()?;
+        self.usable()?;
         let mut ready = self.ready.subscribe();
         let found = ready.wait_for(|ready| ready.contains_key(name));
         match tokio::time::timeout(BRIDGE, found).await {
@@ -109,19 +109,18 @@ impl Networks {
         }
     }
 
-    fn kernel(&self) -> Result<&Network> {
-        self.kernel.as_ref().map_err(|why| {
-            Error::Unsupported(format!(
+    fn usable(&self) -> Result<()> {
+        match self.kernel.refusal() {
+            None => Ok(()),
+            Some(why) => Err(Error::Unsupported(format!(
                 "this node cannot connect tasks to cluster networks: {why}"
-            ))
-        })
+            ))),
+        }
     }
 
     /// Removes a task's interface; no error if there is none.
     pub(super) async fn detach(&self, task: &Id) {
-        if let Ok(kernel) = &self.kernel
-            && let Err(why) = kernel.detach(&veth_name(task.as_str())).await
-        {
+        if let Err(why) = self.kernel.detach(&veth_name(task.as_str())).await {
             tracing::warn!(%task, %why, "a task's interface was not removed");
         }
     }
@@ -129,19 +128,17 @@ impl Networks {
     /// Removes everything of ours from the kernel.
     pub(super) async fn teardown(&self) {
         self.ready.send_replace(Ready::default());
-        if let Ok(kernel) = &self.kernel
-            && let Err(why) = kernel.teardown().await
-        {
+        if let Err(why) = self.kernel.teardown().await {
             tracing::warn!(%why, "something of the cluster's networks stays on this host");
         }
     }
 
     /// Keeps the kernel as the replica wants it, until `stop`.
     pub(super) async fn run(&self, stop: CancellationToken) {
-        let Ok(kernel) = &self.kernel else {
+        if self.kernel.refusal().is_some() {
             return;
-        };
-        let mtu = self.mtu(kernel).await;
+        }
+        let mtu = self.mtu().await;
         let mut footing = self.footing.clone();
         let sure = footing.wait_for(|footing| *footing != Footing::Unsure);
         tokio::select! {
@@ -163,7 +160,7 @@ impl Networks {
             {
                 let desired = Arc::new(desired);
                 let repair = due && done.as_ref() == Some(&desired);
-                match self.reconcile(kernel, &desired, repair).await {
+                match self.reconcile(&desired, repair).await {
                     Ok(()) => {
                         backoff.reset();
                         self.warnings.set(SUBJECT, None);
@@ -216,8 +213,8 @@ impl Networks {
         })
     }
 
-    async fn mtu(&self, kernel: &Network) -> u32 {
-        match underlay::mtu(kernel, self.underlay).await {
+    async fn mtu(&self) -> u32 {
+        match self.kernel.mtu(self.underlay).await {
             // The loopback interface takes more than a network may.
             Ok(mtu) => mtu
                 .saturating_sub(desired::overhead(self.underlay))
@@ -239,13 +236,12 @@ impl Networks {
     /// What could not be made, as a warning for people.
     async fn reconcile(
         &self,
-        kernel: &Network,
         desired: &Arc<HostNetwork>,
         repair: bool,
     ) -> std::result::Result<(), String> {
         // Before the kernel is looked at: these had their interfaces before they ran.
         let running = running(&self.local.tasks());
-        let report = match kernel.reconcile(Arc::clone(desired)).await {
+        let report = match self.kernel.reconcile(Arc::clone(desired)).await {
             Ok(report) => report,
             Err(why) => return Err(format!("the networks of this node cannot be made: {why}")),
         };
@@ -263,7 +259,7 @@ impl Networks {
             .map(|(_, task)| task)
             .collect();
         for task in lost {
-            match self.attach_again(kernel, task).await {
+            match self.attach_again(task).await {
                 Ok(()) => tracing::warn!(
                     task = task.name,
                     "connected a task again, whose interface was gone"
@@ -294,12 +290,11 @@ impl Networks {
     }
 
     /// Connects a running task whose interface is gone.
-    async fn attach_again(&self, kernel: &Network, task: &Task) -> Result<()> {
+    async fn attach_again(&self, task: &Task) -> Result<()> {
         let gone = || Error::NotFound(format!("the process of task {} has ended", task.name));
         let pid = task.status.pid.ok_or_else(gone)?;
-        let path = format!("/proc/{pid}/ns/net");
-        let netns = std::fs::File::open(&path)
-            .map_err(|why| Error::NotFound(format!("cannot open {path}: {why}")))?;
+        let number = u32::try_from(pid).map_err(|_| gone())?;
+        let netns = (self.kernel.network_of(number)).map_err(|e| Error::NotFound(e.to_string()))?;
         // Its number may have been another process's by then, unless it still runs.
         let runs = |t: &Task| t.id == task.id && t.status.state == TaskState::Running;
         if !self
@@ -315,8 +310,8 @@ impl Networks {
         };
         let spec = self.ready.borrow().get(name).cloned();
         let spec = spec.ok_or_else(|| absent(name, None))?;
-        let request = request(task, &spec, netns.into())?;
-        kernel.attach(request).await.map_err(refused)
+        let request = request(task, &spec, netns)?;
+        self.kernel.attach(request).await.map_err(refused)
     }
 }
 
@@ -328,7 +323,7 @@ impl NetworkAttach for Networks {
         };
         let spec = self.wait_for(name).await?;
         let request = request(task, &spec, netns)?;
-        self.kernel()?.attach(request).await.map_err(|why| {
+        self.kernel.attach(request).await.map_err(|why| {
             refused(why).context(format!(
                 "cannot connect task {} to network {name}",
                 task.name

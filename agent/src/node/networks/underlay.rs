@@ -12,7 +12,7 @@ pub(super) const COMMON_MTU: u32 = 1500;
 ///
 /// # Errors
 /// When no interface has it, or the kernel does not say.
-pub(super) async fn mtu(kernel: &Network, address: IpAddr) -> Result<u32> {
+pub(in crate::node) async fn mtu(kernel: &Network, address: IpAddr) -> Result<u32> {
     let interface = interface(address)?;
     let mtu = kernel.mtu(&interface).await;
     mtu.map_err(|why| Error::Internal(why.to_string()))
