@@ -1,6 +1,7 @@
 //! What the operator says: flags, `SWARMD_…` variables and a TOML file, in this order of precedence.
 //! Knows nothing of what the settings are used for.
 
+use crate::rootless;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -48,10 +49,10 @@ pub struct Settings {
     #[arg(long, env = "SWARMD_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Keep everything that must outlive a reboot here [default: /var/lib/swarmd]
+    /// Keep everything that must outlive a reboot here [default: /var/lib/swarmd; of an ordinary user ~/.local/share/swarmd]
     #[arg(long, env = "SWARMD_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Make sockets here: cluster.sock for the cluster, host.sock for this host alone [default: /run/swarmd]
+    /// Make sockets here: cluster.sock for the cluster, host.sock for this host alone [default: /run/swarmd; of an ordinary user $XDG_RUNTIME_DIR/swarmd]
     #[arg(long, env = "SWARMD_RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Call this host so in the cluster [default: its host name]
@@ -121,6 +122,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// Where images are pulled from.
     pub registry: RegistryConfig,
+    /// Whether this is an ordinary user's agent: one host alone.
+    pub rootless: bool,
     /// See [`Settings::log`].
     pub log: String,
 }
@@ -171,17 +174,21 @@ impl Settings {
         let absolute = |path: PathBuf| {
             std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
         };
+        let rootless = rootless::is();
+        let data_dir = match self.data_dir.or(file.data_dir) {
+            Some(dir) => dir,
+            None if rootless => rootless::data_dir()?,
+            None => "/var/lib/swarmd".into(),
+        };
+        let run_dir = match self.run_dir.or(file.run_dir) {
+            Some(dir) => dir,
+            None if rootless => rootless::run_dir()?,
+            None => "/run/swarmd".into(),
+        };
         Ok(Config {
-            data_dir: absolute(
-                self.data_dir
-                    .or(file.data_dir)
-                    .unwrap_or_else(|| "/var/lib/swarmd".into()),
-            )?,
-            run_dir: absolute(
-                self.run_dir
-                    .or(file.run_dir)
-                    .unwrap_or_else(|| "/run/swarmd".into()),
-            )?,
+            data_dir: absolute(data_dir)?,
+            run_dir: absolute(run_dir)?,
+            rootless,
             name,
             advertise,
             listen: SocketAddr::new(

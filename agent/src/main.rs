@@ -5,7 +5,7 @@ use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
 use swarm_agent::config::{Cli, Command, Config};
-use swarm_agent::daemon;
+use swarm_agent::{daemon, rootless};
 use tracing_subscriber::EnvFilter;
 
 /// Threads that carry the agent's work; more would only cost memory.
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> Result<()> {
+fn run(mut config: Config) -> Result<()> {
+    rootless::enter(&config.data_dir)?;
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("\"{}\" is not a log filter; try info or debug", config.log))?;
     tracing_subscriber::fmt()
@@ -45,6 +46,7 @@ fn run(config: Config) -> Result<()> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+    rootless::settle(&mut config)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.min(MOST_THREADS))

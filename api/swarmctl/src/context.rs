@@ -6,11 +6,35 @@ use crate::render;
 use anyhow::Result;
 use serde::Serialize;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use swarm_api::grpc::Client;
 use swarm_api::model::{Answer, Freshness, Read};
 
-/// Where this host's own runtime answers.
-const LOCAL: &str = "unix:///run/swarmd/host.sock";
+/// An agent's sockets: for the cluster, and for its host alone.
+const CLUSTER: &str = "cluster.sock";
+const HOST: &str = "host.sock";
+
+/// Where an agent's socket is: in this user's own folder, if an agent of this user was started, or in the system's.
+fn socket(name: &str, own: Option<&Path>) -> String {
+    let own = own
+        .map(|folder| folder.join("swarmd").join(name))
+        .filter(|path| path.exists());
+    let path = own.unwrap_or_else(|| Path::new("/run/swarmd").join(name));
+    format!("unix://{}", path.display())
+}
+
+fn own_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    named.or_else(|| {
+        let user = rustix::process::getuid().as_raw();
+        (user != 0).then(|| format!("/run/user/{user}").into())
+    })
+}
+
+/// The agent to ask if nothing is said.
+pub(crate) fn default_agent() -> String {
+    socket(CLUSTER, own_folder().as_deref())
+}
 
 /// The global flags, put to use.
 pub(crate) struct Context {
@@ -24,7 +48,7 @@ impl Context {
 
     /// Connects to the agent.
     pub(crate) async fn client(&self) -> Result<Client> {
-        Ok(Client::connect(target(&self.global.host)).await?)
+        Ok(Client::connect(&target(&self.global.host)).await?)
     }
 
     pub(crate) fn json(&self) -> bool {
@@ -66,8 +90,12 @@ impl Context {
     }
 }
 
-fn target(host: &str) -> &str {
-    if host == "local" { LOCAL } else { host }
+fn target(host: &str) -> String {
+    if host == "local" {
+        socket(HOST, own_folder().as_deref())
+    } else {
+        host.to_owned()
+    }
 }
 
 /// Prints pretty JSON.
@@ -125,7 +153,16 @@ mod tests {
 
     #[test]
     fn local_is_this_host_s_own_socket() {
-        assert_eq!(target("local"), LOCAL);
+        let own = tempfile::tempdir().unwrap();
+        let local = |own| socket(HOST, own);
+        assert_eq!(local(None), "unix:///run/swarmd/host.sock");
+        assert_eq!(local(Some(own.path())), "unix:///run/swarmd/host.sock");
+        std::fs::create_dir(own.path().join("swarmd")).unwrap();
+        std::fs::write(own.path().join("swarmd").join(HOST), "").unwrap();
+        assert_eq!(
+            local(Some(own.path())),
+            format!("unix://{}/swarmd/host.sock", own.path().display())
+        );
         assert_eq!(target("http://h:1"), "http://h:1");
     }
 }

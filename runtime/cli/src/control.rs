@@ -3,7 +3,7 @@
 use crate::{
     Global,
     args::{Arg, Args, Id, unknown},
-    process::{Stat, Status},
+    process::{self, Stat, Status},
     report,
     store::{Place, Record},
 };
@@ -143,7 +143,19 @@ pub(crate) fn kill(global: &Global, args: &mut Args) -> Result<()> {
         .flatten()
         .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none());
     // Without a pid namespace of its own the others do not end with the first.
-    if all || (signal == libc::SIGKILL && !own_pids) {
+    if record.cgroup.as_os_str().is_empty() && all {
+        for pid in process::pids(&record)? {
+            let pidfd =
+                Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            if let Some(pidfd) = pidfd {
+                send(&pidfd, signal)
+                    .map_err(|e| Error::io(format!("send signal {signal} to process {pid}"), e))?;
+            }
+        }
+        return Ok(());
+    }
+    let cgroup = !record.cgroup.as_os_str().is_empty();
+    if cgroup && (all || (signal == libc::SIGKILL && !own_pids)) {
         return Cgroup::open(&record.cgroup)?.signal_all(signal);
     }
     let gone = || Error::Conflict(format!("container not running: {id}"));
@@ -303,8 +315,7 @@ pub(crate) fn ps(global: &Global, args: &mut Args) -> Result<()> {
         }
     }
     let (_, record, _) = global.store().read(&id.get("ps")?)?;
-    let mut pids = Cgroup::open(&record.cgroup)?.pids()?;
-    pids.sort_unstable();
+    let pids = process::pids(&record)?;
     if as_json {
         return report::print(&format!("{}\n", json!(pids)));
     }

@@ -1,7 +1,7 @@
 //! `create`, `start` and `run`: a container from its bundle.
 
 use crate::{
-    Global, absolute,
+    Global, ROOTLESS, absolute,
     args::{Arg, Args, Id, unknown},
     console, control, foreground,
     process::{Stat, Status},
@@ -15,7 +15,7 @@ use std::{
 };
 use swarm_runtime::{
     Error, Result,
-    container::{self, Created, Options, Rootfs, Setup, Stdio, WindowSize},
+    container::{self, Created, Options, Rootfs, Setup, Stdio, WindowSize, rootless},
 };
 
 #[derive(Debug, Default)]
@@ -164,8 +164,11 @@ impl Bundle {
         let directory = absolute(asked.bundle.clone().unwrap_or_else(|| PathBuf::from(".")))?;
         let path = directory.join("config.json");
         let text = fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-        let spec = serde_json::from_slice(&text)
+        let mut spec = serde_json::from_slice(&text)
             .map_err(|e| Error::Invalid(format!("{} is no runtime spec: {e}", path.display())))?;
+        if rootless::entered_as(ROOTLESS) {
+            rootless::translate(&mut spec)?;
+        }
         Ok(Self {
             directory,
             text,
@@ -243,10 +246,19 @@ fn make(
     } else {
         stdio
     };
-    let cgroup = cgroup_path(&asked.id, &bundle.spec);
+    let mut spec = bundle.spec;
+    if rootless::entered_as(ROOTLESS)
+        && let Some(base) = container::delegated()?
+    {
+        let path = cgroup_path(&asked.id, &spec);
+        let path = base.join(path.strip_prefix("/").unwrap_or(&path));
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_cgroups_path(Some(path));
+        }
+    }
     let setup = Setup {
         id: asked.id.clone(),
-        spec: bundle.spec,
+        spec,
         bundle: bundle.directory,
         rootfs: Rootfs::Path(root.clone()),
         stdio,
@@ -264,7 +276,7 @@ fn make(
         begun: Stat::read(created.pid()).map_or(0, |stat| stat.begun),
         bundle: setup.bundle,
         rootfs: root,
-        cgroup,
+        cgroup: created.cgroup().path().to_owned(),
         created: jiff::Timestamp::now().to_string(),
     };
     let told = (|| {

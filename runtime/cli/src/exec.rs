@@ -1,17 +1,19 @@
 //! `exec`: a further process in a container.
 
 use crate::{
-    Global,
+    Global, ROOTLESS,
     args::{Arg, Args, unknown},
     console, create, foreground,
     process::Status,
     store,
 };
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
+use oci_spec::runtime::{
+    Capabilities, Capability, LinuxCapabilities, LinuxNamespaceType, Process, Spec,
+};
 use std::{fs, io::Read, path::PathBuf};
 use swarm_runtime::{
     Error, Result,
-    container::{self, Cgroup, ExecTarget, Options, Stdio},
+    container::{self, Cgroup, ExecTarget, Options, Stdio, rootless},
 };
 
 #[derive(Debug, Default)]
@@ -91,6 +93,16 @@ pub(crate) fn exec(global: &Global, args: &mut Args) -> Result<u8> {
             )));
         }
         _ => {}
+    }
+    if !rootless::is_root() {
+        // The namespace that `create` made for this user is the container's, or the one right above.
+        let own = spec.linux().as_ref().is_some_and(|linux| {
+            let mut list = linux.namespaces().iter().flatten();
+            list.any(|namespace| {
+                namespace.typ() == LinuxNamespaceType::User && namespace.path().is_none()
+            })
+        });
+        rootless::join(ROOTLESS, record.pid, own, false)?;
     }
     let process = process(&asked, &spec)?;
     let terminal = process.terminal().unwrap_or(false);

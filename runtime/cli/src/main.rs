@@ -17,15 +17,15 @@ mod update;
 
 use args::{Arg, Args, unknown};
 use report::Log;
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 use store::Store;
-use swarm_runtime::{Error, Result};
+use swarm_runtime::{Error, Result, container::rootless};
 
 /// Where the state of containers is kept if nothing else is said.
 const ROOT: &str = "/run/swarm-oci";
+
+/// What this program is called in the user namespace that it makes for an ordinary user.
+pub(crate) const ROOTLESS: &str = "swarm-oci-rootless";
 
 const USAGE: &str = "\
 The OCI command line of the runtime.
@@ -50,7 +50,8 @@ usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
   spec    [--bundle DIR] [--rootless]
   features
 
-State is kept in /run/swarm-oci, or where --root says.
+State is kept in /run/swarm-oci (of an ordinary user: in $XDG_RUNTIME_DIR/swarm-oci), or where --root says. An ordinary user's
+containers are in a user namespace with the subordinate ids that /etc/subuid and /etc/subgid give to that user.
 ";
 
 /// What stands before the command.
@@ -89,18 +90,16 @@ impl From<Error> for Failure {
 }
 
 fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
-    let mut global = Global {
-        root: Path::new(ROOT).to_owned(),
-        systemd_cgroup: false,
-    };
+    let mut root = None;
+    let mut systemd_cgroup = false;
     let command = loop {
         match args.next()? {
             Some(Arg::Word(word)) => break word.to_string_lossy().into_owned(),
             Some(Arg::Option(name)) => match name.as_str() {
-                "root" => global.root = absolute(args.path("root")?)?,
+                "root" => root = Some(absolute(args.path("root")?)?),
                 "log" => log.file = Some(args.path("log")?),
                 "log-format" => log.set_format(&args.text("log-format")?)?,
-                "systemd-cgroup" => global.systemd_cgroup = args.switch("systemd-cgroup")?,
+                "systemd-cgroup" => systemd_cgroup = args.switch("systemd-cgroup")?,
                 // This runtime finds out by itself.
                 "rootless" => drop(args.value("rootless")?),
                 "criu" => drop(args.value("criu")?),
@@ -112,6 +111,16 @@ fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
             None => return say(USAGE),
         }
     };
+    let global = Global {
+        root: match root {
+            Some(root) => root,
+            None => default_root()?,
+        },
+        systemd_cgroup,
+    };
+    if ["create", "run"].contains(&command.as_str()) && !rootless::is_root() {
+        rootless::enter(ROOTLESS)?;
+    }
     match command.as_str() {
         "create" => create::create(&global, args)?,
         "run" => return Ok(create::run(&global, args)?),
@@ -137,6 +146,26 @@ fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// Where state is kept if nothing is said: also for an engine that has made a user namespace for its user.
+fn default_root() -> Result<PathBuf> {
+    let engine = || {
+        rootless::in_user_namespace()
+            && std::env::var_os("XDG_RUNTIME_DIR").is_some()
+            && std::env::var_os("USER").is_some_and(|user| user != "root")
+    };
+    if rootless::is_root() && !rootless::entered_as(ROOTLESS) && !engine() {
+        return Ok(ROOT.into());
+    }
+    rootless::runtime_dir()
+        .map(|folder| folder.join("swarm-oci"))
+        .ok_or_else(|| {
+            Error::Invalid(
+                "there is no folder for the state of this user's containers: set XDG_RUNTIME_DIR, or give one with --root"
+                    .to_owned(),
+            )
+        })
 }
 
 fn version() -> String {

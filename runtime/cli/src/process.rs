@@ -2,7 +2,7 @@
 
 use crate::store::{Place, Record};
 use rustix::fs::{Mode, OFlags, open};
-use swarm_runtime::{Result, container::Cgroup};
+use swarm_runtime::{Error, Result, container::Cgroup};
 
 /// A container's status, in the specification's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,27 @@ impl Status {
             Self::Running
         })
     }
+}
+
+/// A container's processes: those in its cgroup or, where it has none, those in its pid namespace.
+pub(crate) fn pids(record: &Record) -> Result<Vec<i32>> {
+    let mut pids = Cgroup::open(&record.cgroup)?.pids()?;
+    let runs = Stat::read(record.pid).is_some_and(|s| s.begun == record.begun && !s.ended());
+    if record.cgroup.as_os_str().is_empty() && runs {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(&record.pid.to_string());
+        if own.is_none() || own == namespace("self") {
+            return Ok(vec![record.pid]);
+        }
+        pids = std::fs::read_dir("/proc")
+            .map_err(|e| Error::io("list /proc", e))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| namespace(name) == own)
+            .filter_map(|name| name.parse().ok())
+            .collect();
+    }
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// What `/proc/PID/stat` says.

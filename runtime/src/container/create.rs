@@ -8,6 +8,7 @@ use super::{
     init::{self, Context},
     mounts,
     plan::Plan,
+    rootless,
     spawn::{self, Child},
     sys,
 };
@@ -58,11 +59,14 @@ fn launch(
 ) -> Result<(Child, Option<OwnedFd>, About)> {
     let mounts = mounts::Plan::new(
         &setup.spec,
-        !plan.user,
+        !plan.user && !rootless::in_user_namespace(),
         cgroup.limits_devices(),
         plan.maps.as_ref(),
     )?;
-    let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup)?;
+    // Only who owns the network namespace may show it by a sysfs of its own.
+    let borrows_network =
+        plan.new & libc::CLONE_NEWNET as u64 == 0 && (plan.user || rootless::in_user_namespace());
+    let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup, borrows_network)?;
     let about = About::new(&setup.id, &setup.bundle, &setup.spec);
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);

@@ -14,6 +14,7 @@ mod init;
 mod mounts;
 mod plan;
 mod process;
+pub mod rootless;
 mod scheduling;
 mod seccomp;
 mod spawn;
@@ -29,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use cgroup::{Cgroup, CgroupStats, Pressure, Stall};
+pub use cgroup::{Cgroup, CgroupStats, Pressure, Stall, delegated};
 pub use seccomp::{default_seccomp, default_seccomp_for};
 pub use swarm_api::backend::WindowSize;
 

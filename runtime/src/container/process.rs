@@ -2,7 +2,7 @@
 //! a container's first process and for those that come later. Must not know of namespaces or mounts.
 
 use super::{
-    caps, mounts, scheduling,
+    caps, mounts, rootless, scheduling,
     seccomp::{self, Filter, Listener},
     sys,
 };
@@ -46,6 +46,8 @@ pub(super) struct Plan {
     labels: Vec<(String, String)>,
     /// Device and inode of this very program, which no container may run.
     own: Option<(u64, u64)>,
+    /// The runtime is in a user namespace itself.
+    rootless: bool,
     /// How many descriptors after the standard streams stay open.
     preserve: u32,
     listener: Listener,
@@ -131,6 +133,7 @@ impl Plan {
             own: stat("/proc/self/exe")
                 .ok()
                 .map(|stat| (stat.st_dev, stat.st_ino)),
+            rootless: rootless::in_user_namespace(),
             preserve: 0,
             listener: Listener::default(),
         })
@@ -222,9 +225,13 @@ impl Plan {
     /// program yet.
     pub(super) fn limit(&self, pid: i32) -> Result<()> {
         if let Some(score) = self.oom_score_adj {
-            std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(
-                |e| Error::io(format!("set the container's oom_score_adj to {score}"), e),
-            )?;
+            match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+                // Less than its own nobody but the host's root may give: the user's is as near as it gets.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.rootless => {}
+                other => other.map_err(|e| {
+                    Error::io(format!("set the container's oom_score_adj to {score}"), e)
+                })?,
+            }
         }
         for &(resource, soft, hard) in &self.limits {
             sys::prlimit(pid, resource, soft, hard).map_err(|e| {
@@ -262,9 +269,16 @@ impl Plan {
         caps::bound(&self.caps)?;
         sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0)
             .map_err(io("keep capabilities over the change of user"))?;
-        sys::set_groups(&self.groups).map_err(io("set the supplementary groups"))?;
-        sys::set_gid(self.gid).map_err(|e| Error::io(format!("become group {}", self.gid), e))?;
-        sys::set_uid(self.uid).map_err(|e| Error::io(format!("become user {}", self.uid), e))?;
+        match sys::set_groups(&self.groups) {
+            // In an ordinary user's namespace with one group alone the kernel lets nobody change them (user_namespaces(7)).
+            Err(e)
+                if e.raw_os_error() == Some(libc::EPERM)
+                    && self.rootless
+                    && self.groups.is_empty() => {}
+            other => other.map_err(io("set the supplementary groups"))?,
+        }
+        sys::set_gid(self.gid).map_err(|e| no_such_id("group", self.gid, e))?;
+        sys::set_uid(self.uid).map_err(|e| no_such_id("user", self.uid, e))?;
         sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(io("drop capabilities"))?;
         if let Err(error) = entered {
             // What root (mapped, or squashed by a network file system) may not enter the user may.
@@ -411,6 +425,16 @@ impl Plan {
             .and_then(|line| line.split(u8::is_ascii_whitespace).next());
         interpreter.is_some_and(|path| stat(path).is_ok_and(same))
     }
+}
+
+fn no_such_id(what: &str, id: u32, e: io::Error) -> Error {
+    if e.raw_os_error() == Some(libc::EINVAL) {
+        return Error::Invalid(format!(
+            "the container's process cannot become {what} {id}: its user namespace has no such {what} (its mappings, or this \
+             user's subordinate ids in /etc/subuid and /etc/subgid, do not reach so far)"
+        ));
+    }
+    Error::io(format!("become {what} {id}"), e)
 }
 
 /// Gives the standard streams to the process's user, so that it may open `/dev/stdout` anew. Those of the null device stay.

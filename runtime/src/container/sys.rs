@@ -377,6 +377,16 @@ pub(super) fn unshare(kinds: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_unshare, kinds) }).map(drop)
 }
 
+/// The user namespace around another one (ioctl_ns(2)).
+pub(super) fn parent_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: an ioctl without an argument, on any descriptor.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_ioctl, namespace.as_raw_fd(), NS_GET_PARENT, 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+}
+
 /// `struct sched_attr` of sched_setattr(2), in its first version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -2,6 +2,7 @@
 
 use super::types::TaskOrder;
 use super::{Inner, blocking, clock, files, health, machine, task_event, volumes};
+use crate::container::rootless;
 use crate::engine::ContainerState;
 use crate::image;
 use crate::oci::{self, Accounts};
@@ -126,7 +127,7 @@ impl Inner {
         ];
         // Who gives the order knows better: a cluster may call this host otherwise.
         all.extend_from_slice(env);
-        oci::spec(&oci::Order {
+        let mut spec = oci::spec(&oci::Order {
             task,
             image,
             env: &all,
@@ -137,7 +138,14 @@ impl Inner {
             unnamed: &volumes::unnamed(&task.spec, image, &self.disk.task_dir(&task.id)),
             open_files: machine::open_files(),
             seccomp: crate::container::default_seccomp(),
-        })
+        })?;
+        if rootless::has_one_id()
+            && let Some(process) = spec.process_mut()
+        {
+            // The image's groups are not there.
+            process.user_mut().set_additional_gids(None);
+        }
+        Ok(spec)
     }
 
     fn cgroup(&self, id: &Id) -> String {

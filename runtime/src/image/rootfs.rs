@@ -1,6 +1,7 @@
 //! Reads a file of an image through its layers, without mounting them.
 
 use super::resolve::{directory_in_root, open_folder, open_in_root};
+use crate::container::rootless;
 use rustix::fs::{AtFlags, FileType, OFlags};
 use std::fs::File;
 use std::io::Read;
@@ -46,7 +47,7 @@ pub fn read_file(layers: &[PathBuf], folder: &str, name: &str, limit: u64) -> Op
 fn is_opaque(folder: std::os::fd::BorrowedFd<'_>) -> bool {
     let mut value = [0u8; 1];
     matches!(
-        rustix::fs::fgetxattr(folder, "trusted.overlay.opaque", &mut value),
+        rustix::fs::fgetxattr(folder, rootless::opaque_attribute(), &mut value),
         Ok(1)
     ) && value == *b"y"
 }

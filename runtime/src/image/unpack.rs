@@ -3,6 +3,7 @@
 
 use super::archive::{Archive, Entry, EntryKind, lossy};
 use super::resolve::{directory_exact, directory_in_root, open_folder};
+use crate::container::rootless;
 use crate::{Error, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
@@ -168,8 +169,13 @@ impl Unpacker {
                     _ => FileType::Fifo,
                 };
                 let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-                rustix::fs::mknodat(at, name, kind, Mode::from_raw_mode(0o600), device)
-                    .map_err(failed_to("make the device or pipe"))?;
+                match rustix::fs::mknodat(at, name, kind, Mode::from_raw_mode(0o600), device) {
+                    // No user but the host's root makes devices, and none would work: the container has those of its spec.
+                    Err(Errno::PERM) if kind != FileType::Fifo && rootless::in_user_namespace() => {
+                        return Ok(());
+                    }
+                    other => other.map_err(failed_to("make the device or pipe"))?,
+                }
                 node_attributes(at, name, entry, true).map_err(failed_to("set the attributes of"))
             }
             EntryKind::Directory | EntryKind::HardLink => Ok(()),
@@ -364,7 +370,7 @@ fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
 }
 
 fn set_opaque(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(fd, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+    rustix::fs::fsetxattr(fd, rootless::opaque_attribute(), b"y", XattrFlags::empty())
 }
 
 fn sparse<R: Read, W: Write>(
@@ -396,13 +402,18 @@ fn sparse<R: Read, W: Write>(
 }
 
 fn directory_attributes(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
-    rustix::fs::fchown(
-        fd,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )?;
+    let (uid, gid) = owner(entry);
+    rustix::fs::fchown(fd, Some(uid), Some(gid))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))?;
     xattrs(fd, entry)
+}
+
+/// Whom a file belongs to: root where there is nobody else.
+fn owner(entry: &Entry) -> (Uid, Gid) {
+    if rootless::has_one_id() {
+        return (Uid::ROOT, Gid::ROOT);
+    }
+    (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))
 }
 
 fn file_attributes(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
@@ -419,7 +430,7 @@ fn node_attributes(
     mode: bool,
 ) -> Result<(), Errno> {
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    let (uid, gid) = owner(entry);
     rustix::fs::chownat(at, name, Some(uid), Some(gid), nofollow)?;
     if mode {
         rustix::fs::chmodat(at, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
@@ -430,10 +441,11 @@ fn node_attributes(
 /// Only attributes that a container's own process could set, and file capabilities; never overlayfs' or a label.
 fn xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
     for (name, value) in &entry.xattrs {
-        if name == b"security.capability" || (name.starts_with(b"user.") && !name.contains(&0)) {
+        let user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+        if name == b"security.capability" || (user && !name.contains(&0)) {
             match rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
                 // A file system without user attributes.
-                Err(Errno::OPNOTSUPP) if name.starts_with(b"user.") => {}
+                Err(Errno::OPNOTSUPP) if user => {}
                 other => other?,
             }
         }

@@ -38,13 +38,15 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The agent to ask: unix:///PATH, http://HOST:PORT, or `local` for this host's own runtime
+    /// The agent to ask: unix:///PATH, http://HOST:PORT, or `local` for this host's own runtime [default:
+    /// unix:///run/swarmd/cluster.sock, or that of this user's own agent]
     #[arg(
         long,
         global = true,
         value_name = "URL",
         env = "SWARM_HOST",
-        default_value = "unix:///run/swarmd/cluster.sock"
+        default_value_t = crate::context::default_agent(),
+        hide_default_value = true
     )]
     pub(crate) host: String,
     /// How to print

@@ -2,6 +2,7 @@
 //! Must not know of the container's processes beyond their membership.
 
 mod bpf;
+mod delegation;
 mod devices;
 mod files;
 mod pressure;
@@ -10,6 +11,7 @@ mod resources;
 mod v1;
 mod v2;
 
+use super::rootless;
 use crate::{Error, Result};
 use oci_spec::runtime::LinuxResources;
 use std::{
@@ -17,6 +19,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+pub use delegation::delegated;
 pub use pressure::{Pressure, Stall};
 
 /// Where the hierarchies are mounted.
@@ -50,6 +53,8 @@ pub struct Cgroup {
 
 #[derive(Debug, Clone)]
 enum Layout {
+    /// An ordinary user may have none: the container stays in its caller's cgroup, and has no limits.
+    None,
     Unified(v2::Group),
     /// In a hybrid the second one is in the v2 hierarchy, without controllers: good for signals, freezing and waiting.
     Legacy(v1::Groups, Option<v2::Group>),
@@ -67,8 +72,12 @@ pub(super) struct Entrance {
 }
 
 impl Cgroup {
-    /// That of a container made earlier. `path` is the spec's `cgroupsPath`, relative to the hierarchy's root.
+    /// That of a container made earlier. `path` is that of `path()`: the spec's `cgroupsPath`, relative to the hierarchy's root, or
+    /// nothing for a container that has no cgroup.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Ok(Self::none());
+        }
         let path = relative(path)?;
         let root = Path::new(ROOT);
         let layout = if v2::is(root) {
@@ -87,8 +96,32 @@ impl Cgroup {
         })
     }
 
-    /// Makes it and sets its limits. Nothing of it stays if that fails.
+    fn none() -> Self {
+        Self {
+            path: PathBuf::new(),
+            layout: Layout::None,
+            filtered: false,
+        }
+    }
+
+    /// Makes it and sets its limits. Nothing of it stays if that fails. An ordinary user who may not make it gets none, unless there
+    /// are limits to set.
     pub(super) fn create(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
+        match Self::make(path, resources) {
+            Err(error) if is_refused(&error) && rootless::in_user_namespace() => {
+                match resources.map(limited).transpose()?.as_deref() {
+                    None | Some("") => Ok(Self::none()),
+                    Some(limits) => Err(Error::Unsupported(format!(
+                        "cannot set {limits} of the container: this user has no cgroup to make others in ({error}); have one \
+                         delegated (`systemd-run --user --scope -p Delegate=yes …`, with cgroup v2), or leave the limit out"
+                    ))),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn make(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
         let path = relative(path)?;
         let root = Path::new(ROOT);
         let rules = device_rules(resources)?;
@@ -140,7 +173,7 @@ impl Cgroup {
         }
     }
 
-    /// Its path, relative to the hierarchy's root.
+    /// Its path, relative to the hierarchy's root; nothing if there is none.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -149,6 +182,7 @@ impl Cgroup {
     /// What it uses now.
     pub fn stats(&self) -> Result<CgroupStats> {
         match &self.layout {
+            Layout::None => Err(no_cgroup("what it uses cannot be told")),
             Layout::Unified(group) => group.stats(),
             Layout::Legacy(groups, _) => groups.stats(),
         }
@@ -158,13 +192,14 @@ impl Cgroup {
     pub fn pressure(&self, resource: &str) -> Result<Option<Pressure>> {
         match &self.layout {
             Layout::Unified(group) => group.pressure(resource),
-            Layout::Legacy(..) => Ok(None),
+            Layout::Legacy(..) | Layout::None => Ok(None),
         }
     }
 
     /// How many of its processes were killed for lack of memory.
     pub fn oom_kills(&self) -> Result<u64> {
         match &self.layout {
+            Layout::None => Ok(0),
             Layout::Unified(group) => group.oom_kills(),
             Layout::Legacy(groups, _) => groups.oom_kills(),
         }
@@ -173,6 +208,7 @@ impl Cgroup {
     /// Its processes, in the host's pid namespace, those of cgroups below it included.
     pub fn pids(&self) -> Result<Vec<i32>> {
         match &self.layout {
+            Layout::None => Ok(Vec::new()),
             Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.pids(),
             Layout::Legacy(groups, None) => groups.pids(),
         }
@@ -182,7 +218,7 @@ impl Cgroup {
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let unified = match &self.layout {
             Layout::Unified(group) | Layout::Legacy(_, Some(group)) => Some(group),
-            Layout::Legacy(_, None) => None,
+            Layout::Legacy(_, None) | Layout::None => None,
         };
         if signal == libc::SIGKILL
             && let Some(group) = unified
@@ -213,6 +249,7 @@ impl Cgroup {
     /// Stops all its processes from running; returns when they have stopped.
     pub fn freeze(&self) -> Result<()> {
         match &self.layout {
+            Layout::None => Err(no_cgroup("it cannot be paused")),
             Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.freeze(true),
             Layout::Legacy(groups, None) => groups.freeze(true),
         }
@@ -221,6 +258,7 @@ impl Cgroup {
     /// Whether its processes are stopped.
     pub fn is_frozen(&self) -> Result<bool> {
         match &self.layout {
+            Layout::None => Ok(false),
             Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.is_frozen(),
             Layout::Legacy(groups, None) => groups.is_frozen(),
         }
@@ -231,6 +269,7 @@ impl Cgroup {
         let devices = resources.devices().as_ref().is_some_and(|d| !d.is_empty());
         let rules = device_rules(Some(resources))?;
         match &self.layout {
+            Layout::None => Err(no_cgroup("limits cannot be set")),
             Layout::Unified(group) => {
                 group.limit(Path::new(ROOT), &resources::v2(resources)?)?;
                 if devices && !v2::limit_devices(group, &rules)? {
@@ -255,6 +294,7 @@ impl Cgroup {
     /// Lets them run again.
     pub fn thaw(&self) -> Result<()> {
         match &self.layout {
+            Layout::None => Ok(()),
             Layout::Unified(group) | Layout::Legacy(_, Some(group)) => group.freeze(false),
             Layout::Legacy(groups, None) => groups.freeze(false),
         }
@@ -264,6 +304,7 @@ impl Cgroup {
     /// seconds for them to be gone, then `Conflict`.
     pub fn remove(&self) -> Result<()> {
         match &self.layout {
+            Layout::None => Ok(()),
             Layout::Unified(group) => group.remove(),
             Layout::Legacy(groups, unified) => {
                 if let Some(unified) = unified {
@@ -277,6 +318,7 @@ impl Cgroup {
     /// The same without waiting: an error if there is still something in it.
     pub fn remove_now(&self) -> Result<()> {
         let (unified, groups) = match &self.layout {
+            Layout::None => (None, None),
             Layout::Unified(group) => (Some(group), None),
             Layout::Legacy(groups, unified) => (unified.as_ref(), Some(groups)),
         };
@@ -294,6 +336,7 @@ impl Cgroup {
     /// The way in.
     pub(super) fn entrance(&self) -> Result<Entrance> {
         let (unified, groups) = match &self.layout {
+            Layout::None => (None, None),
             Layout::Unified(group) => (Some(group), None),
             Layout::Legacy(groups, unified) => (unified.as_ref(), Some(groups)),
         };
@@ -310,6 +353,7 @@ impl Cgroup {
     /// What a `cgroup` mount shows: names below `/sys/fs/cgroup` (none: that itself) and the directories of the host.
     pub(super) fn views(&self) -> Vec<(Option<String>, PathBuf)> {
         match &self.layout {
+            Layout::None => Vec::new(),
             Layout::Unified(group) => vec![(None, group.path().to_owned())],
             Layout::Legacy(groups, unified) => groups
                 .directories()
@@ -326,15 +370,54 @@ impl Cgroup {
     /// Whether devices are limited by the cgroup, so that device nodes of the container's own making do no harm.
     pub(super) fn limits_devices(&self) -> bool {
         match &self.layout {
+            Layout::None => false,
             Layout::Unified(_) => self.filtered,
             Layout::Legacy(groups, _) => groups.limits_devices(),
         }
     }
 }
 
+fn no_cgroup(what: &str) -> Error {
+    Error::Unsupported(format!(
+        "the container has no cgroup of its own, so {what}: an ordinary user must have one delegated (see docs/operations.md)"
+    ))
+}
+
+/// Whether somebody else's permission is missing.
+fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. }
+        if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS)))
+}
+
+/// What is limited, beside devices: those are kept from an ordinary user's container anyhow.
+fn limited(resources: &LinuxResources) -> Result<String> {
+    let limits = resources::v2(resources)?;
+    let files: Vec<String> = limits
+        .into_iter()
+        .filter(|limit| limit.value != "max")
+        .map(|limit| limit.file)
+        .collect();
+    Ok(files.join(", "))
+}
+
 fn device_rules(resources: Option<&LinuxResources>) -> Result<Vec<devices::Rule>> {
     let given = resources.and_then(|resources| resources.devices().as_deref());
     devices::rules(given.unwrap_or_default())
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check(path: &Path, resources: &LinuxResources) {
+    let inside =
+        |path: PathBuf| assert!(path.components().all(|c| matches!(c, Component::Normal(_))));
+    let _ = relative(path).map(inside);
+    for limits in [resources::v1(resources), resources::v2(resources)] {
+        for limit in limits.unwrap_or_default() {
+            assert!(!limit.file.contains('/'), "{limit:?}");
+        }
+    }
+    if let Ok(rules) = device_rules(Some(resources)) {
+        let _ = (resources::devices_v1(&rules), program::assemble(&rules));
+    }
 }
 
 /// The path below a hierarchy's root.

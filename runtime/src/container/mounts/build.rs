@@ -48,7 +48,10 @@ pub(crate) fn build(root: &OwnedFd, plan: &Plan, prepared: &Prepared, cwd: &Path
             Some(FromHost::Hierarchies(views)) => {
                 readonly_later.push(hierarchies(root, wanted, views)?);
             }
-            None => readonly_later.extend(file_system(root, plan, wanted)?),
+            None => {
+                let sys = prepared.sys.as_ref().filter(|_| wanted.kind == "sysfs");
+                readonly_later.extend(file_system(root, plan, wanted, sys)?);
+            }
         }
     }
     if !plan
@@ -161,8 +164,14 @@ fn remount(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<()> {
     prepare::attributes(place.as_fd(), wanted)
 }
 
-/// A new file system of the spec. Returned where it becomes read-only later, when everything in it is made.
-fn file_system(root: BorrowedFd<'_>, plan: &Plan, wanted: &Wanted) -> Result<Option<OwnedFd>> {
+/// A new file system of the spec. Returned where it becomes read-only later, when everything in it is made. `instead`: what is
+/// attached where it may not be made.
+fn file_system(
+    root: BorrowedFd<'_>,
+    plan: &Plan,
+    wanted: &Wanted,
+    instead: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>> {
     let mut options = wanted.options.clone();
     let later = wanted.kind == "tmpfs" && options.attr.set & RDONLY != 0;
     if later {
@@ -173,7 +182,25 @@ fn file_system(root: BorrowedFd<'_>, plan: &Plan, wanted: &Wanted) -> Result<Opt
     }
     // These two take no `source`, or do without.
     let source = wanted.source.as_deref().and_then(Path::to_str);
-    let mount = kernel::new(&wanted.kind, source, &options).map_err(|e| match e {
+    let made = kernel::new(&wanted.kind, source, &options);
+    if let (Err(Error::Io { source, .. }), Some(instead)) = (&made, instead)
+        && source.raw_os_error() == Some(libc::EPERM)
+    {
+        let attr = MountAttr {
+            propagation: SLAVE,
+            ..options.attr
+        };
+        kernel::set(instead.as_fd(), true, &attr)?;
+        attach_wanted(
+            root,
+            instead.as_fd(),
+            wanted,
+            kernel::Kind::Directory,
+            false,
+        )?;
+        return Ok(None);
+    }
+    let mount = made.map_err(|e| match e {
         Error::Io { attempt, source } => Error::io(
             format!("{attempt} ({})", wanted.destination.display()),
             source,

@@ -12,7 +12,7 @@ mod options;
 mod overlay;
 mod prepare;
 
-use super::idmap::Maps;
+use super::{idmap::Maps, rootless};
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use std::{
@@ -68,6 +68,8 @@ pub(super) struct Prepared {
     from_host: Vec<Option<FromHost>>,
     /// One for each device, where they are bind mounts.
     devices: Vec<OwnedFd>,
+    /// The host's `/sys`, for who may not mount a sysfs.
+    sys: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -93,6 +95,7 @@ impl Plan {
             .flatten()
             .map(|mount| wanted(mount, maps))
             .collect::<Result<Vec<_>>>()?;
+        let mounts = with_own_groups(mounts, maps);
         let all = linux
             .and_then(|linux| linux.resources().as_ref())
             .and_then(|resources| resources.devices().as_ref()?.last())
@@ -155,6 +158,23 @@ fn attach_at(
     let place = kernel::place(root, path, kind)?;
     kernel::attach(mount, std::os::fd::AsFd::as_fd(&place))
         .map_err(|e| Error::io(format!("mount on {} in the container", path.display()), e))
+}
+
+/// Terminals belong to a group that there is: `gid` of a devpts is left out where the user namespace does not have it.
+fn with_own_groups(mut mounts: Vec<Wanted>, maps: Option<&Maps>) -> Vec<Wanted> {
+    let there = |gid: &str| match (gid.parse(), maps) {
+        (Err(_), _) => true,
+        (Ok(gid), Some(maps)) => rootless::has_id(&maps.gids, gid),
+        (Ok(gid), None) if rootless::in_user_namespace() => rootless::has_group(gid),
+        (Ok(_), None) => true,
+    };
+    for mount in mounts.iter_mut().filter(|mount| mount.kind == "devpts") {
+        mount
+            .options
+            .data
+            .retain(|(key, value)| key != "gid" || value.as_deref().is_none_or(&there));
+    }
+    mounts
 }
 
 fn wanted(mount: &oci_spec::runtime::Mount, container: Option<&Maps>) -> Result<Wanted> {

@@ -7,6 +7,7 @@ use super::{
 use crate::container::{
     Rootfs,
     idmap::Maps,
+    rootless,
     sys::{MountAttr, clone, exit},
 };
 use crate::{Error, Result};
@@ -55,6 +56,13 @@ pub(crate) fn root(
                 ));
             }
             if let Some(maps) = maps {
+                if rootless::in_user_namespace() {
+                    return Err(Error::Unsupported(
+                        "layers cannot be given to a further user namespace within one: an ordinary user's container is in its \
+                         user's namespace already; leave --user-namespace out"
+                            .to_owned(),
+                    ));
+                }
                 return in_namespace(lower, upper, work, &attr, maps);
             }
             if mapped {
@@ -100,6 +108,10 @@ fn overlay(
     // What a container writes ends with it: waiting for the disk when it is unmounted (milliseconds to seconds) is for nothing.
     // The kernel marks such a directory, so that it is not trusted after a crash; this runtime does not use one again then.
     fsconfig_set_flag(&context, "volatile")?;
+    if rootless::in_user_namespace() {
+        // Its `trusted` attributes are for the host's root alone. (Linux 5.11)
+        fsconfig_set_flag(&context, "userxattr")?;
+    }
     let _ = std::fs::remove_dir_all(work.join("work/incompat"));
     create(&context, attr)
 }
@@ -184,7 +196,10 @@ fn mount_on_upper(
     work: &Path,
     attr: &MountAttr,
 ) -> Result<OwnedFd> {
-    let data = mount_data(lower, upper, work);
+    let mut data = mount_data(lower, upper, work);
+    if rootless::in_user_namespace() {
+        data.extend(b",userxattr");
+    }
     let data = CString::new(data)
         .map_err(|_| Error::Invalid("a layer's path has a zero byte".to_owned()))?;
     rustix::mount::mount(

@@ -12,8 +12,17 @@ use std::{
 };
 
 /// Makes ready what the plan wants of the host. Relative sources start at the bundle.
-pub(crate) fn prepare(plan: &Plan, bundle: &Path, cgroup: &Cgroup) -> Result<Prepared> {
+/// `borrows_network`: the network namespace may be somebody else's.
+pub(crate) fn prepare(
+    plan: &Plan,
+    bundle: &Path,
+    cgroup: &Cgroup,
+    borrows_network: bool,
+) -> Result<Prepared> {
     let mut prepared = Prepared::default();
+    if borrows_network && plan.mounts.iter().any(|mount| mount.kind == "sysfs") {
+        prepared.sys = Some(kernel::copy_path(Path::new("/sys"), true)?);
+    }
     for wanted in &plan.mounts {
         let from_host = match wanted.kind.as_str() {
             _ if wanted.options.remount => None,
