@@ -14,7 +14,7 @@ endif
 OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm bench lint clean clean-hosts deps
+.PHONY: help build demo test test-vm bench fuzz lint clean clean-hosts deps
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
@@ -51,6 +51,21 @@ bench: ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc a
 	$(OCI)
 	$(CARGO) build --release -p swarm-tests --bin swarm-bench
 	$(SUDO) $(TARGET)/release/swarm-bench docs/benchmarks.md $(PARTS)
+
+# Seconds for each target, and which of them.
+FUZZ_SECONDS ?= 60
+FUZZ ?= exec spec paths seccomp layer registry frames dns
+
+fuzz: ## fuzz what strangers write, a minute each (FUZZ_SECONDS=600, FUZZ="layer paths": longer, only those)
+	@tests/install-deps.sh --fuzz
+	@# Nightly's instrumentation works with the stable compiler too, and libFuzzer builds with gcc: no clang is needed.
+	@for target in $(FUZZ); do \
+		mkdir -p $(TARGET)/fuzz/$$target; \
+		echo "$$target: $(FUZZ_SECONDS) s"; \
+		RUSTC_BOOTSTRAP=1 $(SUDO) cargo fuzz run --fuzz-dir runtime/fuzz --sanitizer none $$target \
+			$(abspath $(TARGET))/fuzz/$$target runtime/fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=16384 -print_final_stats=1 || exit 1; \
+	done
 
 lint: ## check format and lints
 	$(CARGO) fmt --all --check

@@ -34,6 +34,9 @@ if [ "${1:-}" = --bench ]; then
     need runc runc
     need crun crun
 fi
+if [ "${1:-}" = --fuzz ]; then
+    need g++ g++
+fi
 if [ "${1:-}" = --vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need mkfs.ext4 e2fsprogs
@@ -67,4 +70,9 @@ if [ "${1:-}" = --nextest ] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest 0.9.143 with cargo install"
     cargo install --locked --quiet --version 0.9.143 cargo-nextest ||
         echo "cargo-nextest cannot be had; cargo test is used in its place" >&2
+fi
+
+if [ "${1:-}" = --fuzz ] && ! cargo fuzz --version >/dev/null 2>&1; then
+    echo "installing cargo-fuzz 0.13.2 with cargo install"
+    cargo install --locked --quiet --version 0.13.2 cargo-fuzz
 fi

@@ -8,6 +8,10 @@
 pub mod container;
 pub mod engine;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod oci;

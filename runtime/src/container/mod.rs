@@ -8,6 +8,8 @@ mod cgroup;
 mod channel;
 mod create;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hooks;
 mod idmap;
 mod init;

@@ -32,7 +32,7 @@ pub(super) struct Plan {
     gid: u32,
     groups: Vec<u32>,
     umask: u32,
-    caps: caps::Sets,
+    pub(super) caps: caps::Sets,
     no_new_privileges: bool,
     filter: Option<Filter>,
     persona: Option<u64>,

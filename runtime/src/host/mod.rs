@@ -11,7 +11,6 @@ mod disk;
 mod files;
 mod health;
 mod machine;
-mod netns;
 mod own;
 mod plan;
 mod run;

@@ -7,6 +7,8 @@
 mod blob;
 mod challenge;
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod http;
 mod manifest;
 mod target;

@@ -50,6 +50,13 @@ impl Target {
                 "\"{repository}\" cannot be a repository of {registry}: its parts are words of a-z, 0-9, '.', '_' and '-'"
             )));
         }
+        let selector = reference.selector();
+        // Of a path like `…/manifests/..` the registry may answer something else than was asked for.
+        if selector.starts_with(['.', '-']) || selector.len() > 128 {
+            return Err(Error::Invalid(format!(
+                "\"{selector}\" cannot be a tag in {registry}: it begins with a letter, a digit or '_', and has at most 128 characters"
+            )));
+        }
         Ok(Self {
             registry: registry.to_owned(),
             repository,

@@ -6,6 +6,20 @@ use swarm_api::Error;
 const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
+/// The path of a request is made of it.
+#[test]
+fn a_tag_that_is_a_step_of_a_path_is_refused() {
+    for bad in [
+        "r.example/a:..",
+        "r.example/a:.",
+        "r.example/a:-x",
+        &format!("r.example/a:{}", "x".repeat(129)),
+    ] {
+        assert!(target(bad, None).is_err(), "{bad}");
+    }
+    assert!(target("r.example/a:_1.2-x", None).is_ok());
+}
+
 fn target(text: &str, default: Option<&str>) -> Result<String, Error> {
     let target = Target::of(&text.parse().unwrap(), default)?;
     Ok(format!("{} {target}", target.authority()))

@@ -6,6 +6,8 @@
 
 mod build;
 mod devices;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod kernel;
 mod mask;
 mod options;

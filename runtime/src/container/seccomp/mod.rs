@@ -5,8 +5,12 @@
 
 mod aarch64;
 mod bpf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod listener;
 mod profile;
+#[cfg(any(test, feature = "fuzzing"))]
+mod run;
 mod x86_64;
 
 use super::sys::Instruction;

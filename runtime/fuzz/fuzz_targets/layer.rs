@@ -1,0 +1,4 @@
+#![no_main]
+//! See `swarm_runtime::fuzz::layer`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| swarm_runtime::fuzz::layer(data));
