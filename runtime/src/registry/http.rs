@@ -1,59 +1,71 @@
-//! HTTP/1.1 requests over TLS, or without it where that is allowed: one connection each. Follows what leads elsewhere,
-//! and shows credentials to nobody but whom they are for.
+//! HTTP/1.1 requests over TLS, or without it where that is allowed, on connections that are used again, by a proxy where
+//! one leads there. Follows what leads elsewhere, and shows credentials to nobody but whom they are for.
+//!
+//! `connect` makes connections, `pool` keeps them, `proxy` says which way (pure).
+
+mod connect;
+mod pool;
+pub(super) mod proxy;
 
 use super::RegistryConfig;
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use connect::{HANDSHAKE, Handshake, Io, tcp};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use pool::Pool;
+use proxy::Proxies;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use swarm_api::{Error, Result};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::time::Instant;
 
-/// What a connection, the TLS handshake and the head of an answer may take.
-const CONNECT: Duration = Duration::from_secs(10);
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The handshake with somebody who may know no TLS.
 const PROBE: Duration = Duration::from_secs(3);
+/// What the head of an answer may take, from when the last piece of the request was taken.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long a body may be silent.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;
 /// What is read of a connection at once.
 const BUFFER: usize = 128 << 10;
-
-/// Where distributions keep the certificates that they trust.
-const SYSTEM: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+/// What is written to a connection at once.
+const PIECE: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Http {
     insecure: Vec<String>,
     ca_dir: Option<PathBuf>,
+    proxies: Proxies,
+    pool: Pool,
     /// Whether whom we may speak to without TLS knows TLS, by authority.
     plain: Mutex<HashMap<String, bool>>,
 }
 
-enum Handshake {
-    Done(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    /// The other side knows no TLS.
-    NoTls(String),
-    Refused(Error),
+/// One request: the same whenever it is sent.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Ask {
+    pub(super) fn new(method: Method, headers: &HeaderMap) -> Self {
+        Self {
+            method,
+            headers: headers.clone(),
+            body: Bytes::new(),
+        }
+    }
 }
 
 impl Http {
@@ -61,6 +73,8 @@ impl Http {
         Self {
             insecure: config.insecure.clone(),
             ca_dir: config.ca_dir.clone(),
+            proxies: config.proxies.clone(),
+            pool: Pool::default(),
             plain: Mutex::default(),
         }
     }
@@ -90,7 +104,8 @@ impl Http {
             .parse()
             .map_err(|_| no_address(authority))?;
         let (host, port) = place(&uri)?;
-        let plain = match tcp(&host, port).await {
+        let plain = match self.reach(&host, port).await {
+            Err(_) if self.proxies.to(true, &host, port).is_some() => true,
             Err(_) => {
                 // Nobody at the port of TLS: it may be that of HTTP.
                 uri.port().is_none() && tcp(&host, 80).await.is_ok()
@@ -124,12 +139,12 @@ impl Http {
         }
     }
 
-    /// Gets `uri`, wherever that leads.
-    pub(super) async fn get(&self, uri: &Uri, headers: &HeaderMap) -> Result<Response<Incoming>> {
+    /// Sends a request to `uri`, or wherever that leads.
+    pub(super) async fn follow(&self, uri: &Uri, ask: &Ask) -> Result<Response<Incoming>> {
         let mut uri = uri.clone();
-        let mut headers = headers.clone();
+        let mut ask = ask.clone();
         for _ in 0..REDIRECTS {
-            let response = self.send(&uri, Method::GET, &headers, Bytes::new()).await?;
+            let response = self.send(&uri, &ask).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
@@ -141,22 +156,30 @@ impl Http {
                 Error::Invalid(format!("{uri} leads to {location:?}, which is no address"))
             })?;
             if next.authority() != uri.authority() || next.scheme() != uri.scheme() {
-                headers.remove(AUTHORIZATION);
+                ask.headers.remove(AUTHORIZATION);
             }
-            let authority = next
-                .authority()
-                .map(http::uri::Authority::as_str)
-                .unwrap_or_default();
-            if next.scheme_str() != Some("https") && !may_be_plain(&self.insecure, authority) {
-                return Err(Error::Denied(format!(
-                    "{uri} leads to {authority}, which does not use TLS; add it to the --insecure-registries that may do so"
-                )));
-            }
+            self.check_place(&uri, &next)?;
             uri = next;
         }
         Err(Error::Unavailable(format!(
             "{uri} leads elsewhere more than {REDIRECTS} times"
         )))
+    }
+
+    /// Whether `next`, where `uri` leads, may be spoken to as it wants to be.
+    pub(super) fn check_place(&self, uri: &Uri, next: &Uri) -> Result<()> {
+        let authority = authority_of(next);
+        if next.scheme_str() != Some("https") && !may_be_plain(&self.insecure, authority) {
+            return Err(Error::Denied(format!(
+                "{uri} leads to {authority}, which does not use TLS; add it to the --insecure-registries that may do so"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gets `uri`, wherever that leads.
+    pub(super) async fn get(&self, uri: &Uri, headers: &HeaderMap) -> Result<Response<Incoming>> {
+        self.follow(uri, &Ask::new(Method::GET, headers)).await
     }
 
     /// Sends a form.
@@ -166,151 +189,179 @@ impl Http {
             CONTENT_TYPE,
             HeaderValue::from_static("application/x-www-form-urlencoded"),
         );
-        self.send(uri, Method::POST, &headers, form.into()).await
+        let mut ask = Ask::new(Method::POST, &headers);
+        ask.body = form.into();
+        self.send(uri, &ask).await
     }
 
-    async fn send(
-        &self,
-        uri: &Uri,
-        method: Method,
-        headers: &HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Incoming>> {
-        let (host, port) = place(uri)?;
-        let authority = uri
-            .authority()
-            .map(http::uri::Authority::as_str)
-            .unwrap_or_default();
-        let stream = tcp(&host, port).await?;
-        let mut sender = if uri.scheme_str() == Some("https") {
-            match self.handshake(stream, uri, &host, HANDSHAKE).await {
-                Handshake::Done(stream) => open(*stream, authority).await?,
-                Handshake::NoTls(why) => {
-                    return Err(Error::Unavailable(format!(
-                        "{authority} does not speak TLS ({why}); if it is to be trusted without, add it to \
-                         swarmd's --insecure-registries"
-                    )));
-                }
-                Handshake::Refused(why) => return Err(why),
+    /// Sends one request, on a connection that is open already where there is one.
+    pub(super) async fn send(&self, uri: &Uri, ask: &Ask) -> Result<Response<Incoming>> {
+        let authority = authority_of(uri);
+        let place = format!("{}://{authority}", uri.scheme_str().unwrap_or_default());
+        let again = matches!(ask.method, Method::GET | Method::HEAD);
+        while let Some(sender) = self.pool.take(&place) {
+            match self.send_on(sender, &place, uri, ask).await {
+                Ok(response) => return Ok(response),
+                // It was closed meanwhile, as idle connections are.
+                Err(Failed { unsent: true, .. }) => {}
+                Err(_) if again => {}
+                Err(Failed { why, .. }) => return Err(why),
             }
-        } else {
-            open(stream, authority).await?
+        }
+        let sender = self.open(uri).await?;
+        let sent = self.send_on(sender, &place, uri, ask).await;
+        sent.map_err(|failed| failed.why)
+    }
+
+    async fn open(&self, uri: &Uri) -> Result<SendRequest<Body>> {
+        let (host, port) = place(uri)?;
+        let authority = authority_of(uri);
+        if uri.scheme_str() != Some("https") {
+            let stream: Io = match self.proxies.to(false, &host, port) {
+                Some(proxy) => self.reach_proxy(proxy).await?,
+                None => Box::new(tcp(&host, port).await?),
+            };
+            return open(stream, authority).await;
+        }
+        let stream = self.reach(&host, port).await?;
+        match self.handshake(stream, uri, &host, HANDSHAKE).await {
+            Handshake::Done(stream) => open(*stream, authority).await,
+            Handshake::NoTls(why) => Err(Error::Unavailable(format!(
+                "{authority} does not speak TLS ({why}); if it is to be trusted without, add it to \
+                 swarmd's --insecure-registries"
+            ))),
+            Handshake::Refused(why) => Err(why),
+        }
+    }
+
+    async fn send_on(
+        &self,
+        mut sender: SendRequest<Body>,
+        kept_as: &str,
+        uri: &Uri,
+        ask: &Ask,
+    ) -> std::result::Result<Response<Incoming>, Failed> {
+        let authority = authority_of(uri);
+        let (request, active) = self
+            .request(uri, ask)
+            .map_err(|why| Failed { why, unsent: false })?;
+        let failed = |why: String, unsent| Failed {
+            why: Error::Unavailable(format!("{authority} {why}")),
+            unsent,
         };
+        let answer = sender.try_send_request(request);
+        tokio::pin!(answer);
+        let response = loop {
+            let limit = active.last() + ANSWER;
+            tokio::select! {
+                answer = &mut answer => break answer,
+                () = tokio::time::sleep_until(limit) => {
+                    if active.last() + ANSWER <= Instant::now() {
+                        return Err(failed("does not answer".into(), false));
+                    }
+                }
+            }
+        };
+        match response {
+            Ok(response) => {
+                self.pool.put(kept_as.to_owned(), sender);
+                Ok(response)
+            }
+            Err(mut e) => {
+                let unsent = e.take_message().is_some();
+                Err(failed(format!("broke off: {}", e.into_error()), unsent))
+            }
+        }
+    }
+
+    fn request(&self, uri: &Uri, ask: &Ask) -> Result<(Request<Body>, Active)> {
+        let (host, port) = place(uri)?;
+        let authority = authority_of(uri);
+        let active = Active::default();
+        let mut request = Request::new(Body {
+            rest: ask.body.clone(),
+            active: active.clone(),
+        });
+        *request.method_mut() = ask.method.clone();
+        *request.headers_mut() = ask.headers.clone();
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| no_address(path))?;
-        *request.headers_mut() = headers.clone();
+        if uri.scheme_str() != Some("https")
+            && let Some(proxy) = self.proxies.to(false, &host, port)
+        {
+            *request.uri_mut() = uri.clone();
+            if let Some((user, password)) = &proxy.login {
+                let login = super::credentials::basic(user, password)?;
+                request.headers_mut().insert(PROXY_AUTHORIZATION, login);
+            }
+        }
         let name = HeaderValue::try_from(authority).map_err(|_| no_address(authority))?;
         request.headers_mut().insert(HOST, name);
         let agent = HeaderValue::from_static(concat!("swarmd/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(USER_AGENT, agent);
-        match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(e)) => Err(Error::Unavailable(format!("{authority} broke off: {e}"))),
-            Err(_) => Err(Error::Unavailable(format!("{authority} does not answer"))),
-        }
-    }
-
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        uri: &Uri,
-        host: &str,
-        limit: Duration,
-    ) -> Handshake {
-        let authority = uri
-            .authority()
-            .map(http::uri::Authority::as_str)
-            .unwrap_or_default();
-        let attempt = async {
-            let config = self.tls(authority)?;
-            let name = ServerName::try_from(host.to_owned()).map_err(|_| no_address(host))?;
-            Ok::<_, Error>((TlsConnector::from(config), name))
-        };
-        let (connector, name) = match attempt.await {
-            Ok(ready) => ready,
-            Err(why) => return Handshake::Refused(why),
-        };
-        let done = tokio::time::timeout(limit, connector.connect(name, stream)).await;
-        let why = match done {
-            Err(_) => return Handshake::NoTls("it does not answer".into()),
-            Ok(Ok(stream)) => return Handshake::Done(Box::new(stream)),
-            Ok(Err(why)) => why,
-        };
-        let inner = why
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
-        match inner {
-            Some(rustls::Error::InvalidCertificate(reason)) => {
-                Handshake::Refused(Error::Denied(format!(
-                    "the certificate of {authority} is not to be trusted: {reason:?}; put the certificate of who issued it \
-                 into {}",
-                    match &self.ca_dir {
-                        Some(dir) => dir.join(authority).join("ca.crt").display().to_string(),
-                        None => "a folder, and name that with --registry-ca-dir".into(),
-                    }
-                )))
-            }
-            Some(rustls::Error::AlertReceived(alert)) => Handshake::Refused(Error::Denied(
-                format!("{authority} refuses the TLS handshake: {alert:?}"),
-            )),
-            _ => Handshake::NoTls(why.to_string()),
-        }
-    }
-
-    /// What is trusted at `authority`. Read each time: certificates are renewed.
-    fn tls(&self, authority: &str) -> Result<Arc<rustls::ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        let system = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        let system = system.or_else(|| SYSTEM.iter().map(PathBuf::from).find(|p| p.is_file()));
-        if let Some(file) = system {
-            add(&mut roots, &file)?;
-        }
-        let own = self.ca_dir.as_ref().map(|dir| dir.join(authority));
-        for entry in own
-            .iter()
-            .filter_map(|dir| std::fs::read_dir(dir).ok())
-            .flatten()
-            .flatten()
-        {
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|e| e == "crt" || e == "pem")
-            {
-                add(&mut roots, &entry.path())?;
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::Internal(format!("cannot set TLS up: {e}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok((request, active))
     }
 }
 
-fn add(roots: &mut RootCertStore, file: &Path) -> Result<()> {
-    let bad = |e: &dyn std::fmt::Display| {
-        Error::Invalid(format!(
-            "cannot read the certificates in {}: {e}",
-            file.display()
-        ))
-    };
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| bad(&e))? {
-        // One that is odd does no harm to the others.
-        roots.add_parsable_certificates([certificate.map_err(|e| bad(&e))?]);
-    }
-    Ok(())
+/// Why there is no answer, and whether nothing of the request has been sent.
+struct Failed {
+    why: Error,
+    unsent: bool,
 }
 
-async fn open<S>(
-    stream: S,
-    authority: &str,
-) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>>
+/// When a request's last piece was taken.
+#[derive(Debug, Clone)]
+struct Active(Arc<Mutex<Instant>>);
+
+impl Default for Active {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Active {
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// A request's body, in pieces.
+#[derive(Debug)]
+struct Body {
+    rest: Bytes,
+    active: Active,
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.active.now();
+        let length = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+async fn open<S>(stream: S, authority: &str) -> Result<SendRequest<Body>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -319,21 +370,15 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| Error::Unavailable(format!("{authority} does not speak HTTP: {e}")))?;
-    // Ends when the answer's body was read or dropped.
+    // Ends when the last answer's body was read or dropped, and nobody keeps it for a further request.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream> {
-    let failed = |why: &dyn std::fmt::Display| {
-        Error::Unavailable(format!("cannot reach {host}:{port}: {why}"))
-    };
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host, port)))
-        .await
-        .map_err(|_| failed(&"it does not answer"))?
-        .map_err(|e| failed(&e))?;
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+fn authority_of(uri: &Uri) -> &str {
+    uri.authority()
+        .map(http::uri::Authority::as_str)
+        .unwrap_or_default()
 }
 
 /// Host and port of an address.
@@ -355,7 +400,7 @@ fn no_address(text: &str) -> Error {
 }
 
 /// Where a relative or absolute location leads.
-fn resolve(base: &Uri, location: &str) -> Option<Uri> {
+pub(super) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     if location.starts_with("https://") || location.starts_with("http://") {
         return location.parse().ok();
     }

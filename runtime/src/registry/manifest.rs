@@ -33,6 +33,18 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// Of a blob that is in no index.
+    #[must_use]
+    pub fn new(media_type: &str, digest: &str, size: u64) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: digest.to_owned(),
+            size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// What an index calls it (containerd's annotation, or the image-spec's, which may be a tag alone).
     #[must_use]
     pub fn name(&self) -> Option<&str> {

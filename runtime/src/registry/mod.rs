@@ -1,8 +1,9 @@
 //! A client of image registries (OCI distribution-spec, Docker's registry API version 2): manifests by tag or digest,
-//! blobs as streams. Whatever it hands out has the digest that it was asked for. Must not know of the store.
+//! blobs as streams, both ways. Whatever it hands out has the digest that it was asked for. Must not know of the store.
 //!
 //! `target` is what to ask whom, `manifest` what the answers say, `challenge` what a registry wants to be shown (all
-//! three pure); `credentials` reads Docker's file, `http` makes requests, `blob` streams and resumes.
+//! three pure); `credentials` reads Docker's file, `http` makes requests, `blob` streams and resumes, `upload` is the
+//! way in.
 
 mod blob;
 mod challenge;
@@ -14,13 +15,14 @@ mod manifest;
 mod target;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use ::http::header::{ACCEPT, AUTHORIZATION, RANGE, WWW_AUTHENTICATE};
-use ::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use bytes::Bytes;
 use challenge::Challenge;
 use credentials::Credentials;
-use http::Http;
+use http::{Ask, Http};
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -28,9 +30,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use swarm_api::{BoxStream, Error, Result};
 
+pub use http::proxy::Proxies;
 pub use manifest::{Descriptor, ImageFile, Manifest, Platform};
 pub(crate) use manifest::{Document, choose, read as read_document, read_config};
 pub use target::Target;
+pub(crate) use upload::is_lost;
+pub use upload::{Mounted, Upload};
 
 /// The largest manifest and the largest configuration that are accepted (registries refuse manifests over 4 MiB).
 const LARGEST_DOCUMENT: usize = 4 << 20;
@@ -49,6 +54,8 @@ pub struct RegistryConfig {
     pub mirrors: Vec<(String, String)>,
     /// The registry of names that have none.
     pub default: Option<String>,
+    /// Which proxies lead to registries.
+    pub proxies: Proxies,
 }
 
 /// A manifest of one image, as it was resolved.
@@ -74,8 +81,27 @@ pub struct Registry {
 struct Inner {
     config: RegistryConfig,
     http: Http,
-    /// What was accepted as authorization, by authority and repository.
-    authorizations: Mutex<HashMap<(String, String), HeaderValue>>,
+    /// What was accepted as authorization, by authority, repository and kind of access.
+    authorizations: Mutex<Authorizations>,
+}
+
+type Authorizations = HashMap<(String, String, Access), HeaderValue>;
+
+/// What is to be done in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Access {
+    Pull,
+    Push,
+}
+
+impl Access {
+    fn scope(self, repository: &str) -> String {
+        let actions = match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        };
+        format!("repository:{repository}:{actions}")
+    }
 }
 
 /// What to get.
@@ -229,29 +255,45 @@ impl Registry {
             let range = HeaderValue::try_from(format!("bytes={from}-"));
             headers.insert(RANGE, range.map_err(|e| Error::Internal(e.to_string()))?);
         }
-        let key = (authority.to_owned(), repository.clone());
-        if let Some(known) = self.authorizations().get(&key) {
-            headers.insert(AUTHORIZATION, known.clone());
-        }
-        let mut response = self.inner.http.get(&uri, &headers).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let authorization = self
-                .authorize(authority, target, response.headers())
-                .await?;
-            headers.insert(AUTHORIZATION, authorization.clone());
-            response = self.inner.http.get(&uri, &headers).await?;
-            if response.status() != StatusCode::UNAUTHORIZED {
-                self.authorizations().insert(key, authorization);
-            }
-        }
+        let ask = Ask::new(Method::GET, &headers);
+        let response = self
+            .authorized(authority, target, &uri, ask, Access::Pull)
+            .await?;
         let status = response.status();
         if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
             return Ok(response);
         }
-        Err(refusal(response, &format!("the {name} of {target}"), authority).await)
+        Err(refusal(response, &format!("give the {name} of {target}"), authority).await)
     }
 
-    fn authorizations(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), HeaderValue>> {
+    /// Sends a request with the authorization that was accepted before, or that the registry asks for.
+    async fn authorized(
+        &self,
+        authority: &str,
+        target: &Target,
+        uri: &Uri,
+        mut ask: Ask,
+        access: Access,
+    ) -> Result<Response<Incoming>> {
+        let key = (authority.to_owned(), target.repository.clone(), access);
+        if let Some(known) = self.authorizations().get(&key) {
+            ask.headers.insert(AUTHORIZATION, known.clone());
+        }
+        let mut response = self.inner.http.follow(uri, &ask).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let authorization = self
+                .authorize(authority, target, response.headers(), access)
+                .await?;
+            ask.headers.insert(AUTHORIZATION, authorization.clone());
+            response = self.inner.http.follow(uri, &ask).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                self.authorizations().insert(key, authorization);
+            }
+        }
+        Ok(response)
+    }
+
+    fn authorizations(&self) -> std::sync::MutexGuard<'_, Authorizations> {
         let authorizations = self.inner.authorizations.lock();
         authorizations.unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,6 +303,7 @@ impl Registry {
         authority: &str,
         target: &Target,
         headers: &HeaderMap,
+        access: Access,
     ) -> Result<HeaderValue> {
         let asked = headers.get_all(WWW_AUTHENTICATE).iter();
         let asked: Vec<Challenge> = asked
@@ -282,14 +325,10 @@ impl Registry {
                 scope,
             } = challenge
             {
-                return self
-                    .token(
-                        whom,
-                        target,
-                        known.as_ref(),
-                        (realm, service.as_deref(), scope.as_deref()),
-                    )
-                    .await;
+                let own = access.scope(&target.repository);
+                let scope = scope.as_deref().unwrap_or(&own);
+                let server = (realm.as_str(), service.as_deref(), scope);
+                return self.token(whom, target, known.as_ref(), server).await;
             }
         }
         match (asked.as_slice(), known) {
@@ -318,10 +357,10 @@ impl Registry {
         whom: &str,
         target: &Target,
         known: Option<&Credentials>,
-        (realm, service, scope): (&str, Option<&str>, Option<&str>),
+        (realm, service, scope): (&str, Option<&str>, &str),
     ) -> Result<HeaderValue> {
-        let pull = format!("repository:{}:pull", target.repository);
-        let mut query = vec![("scope", scope.unwrap_or(&pull))];
+        let scopes = scope.split_ascii_whitespace();
+        let mut query: Vec<(&str, &str)> = scopes.map(|s| ("scope", s)).collect();
         if let Some(service) = service {
             query.push(("service", service));
         }
@@ -354,7 +393,8 @@ impl Registry {
         };
         let what = format!("a token for {target}");
         if !response.status().is_success() {
-            return Err(refusal(response, &what, realm.host().unwrap_or(whom)).await);
+            let whom = realm.host().unwrap_or(whom);
+            return Err(refusal(response, &format!("give {what}"), whom).await);
         }
         let bytes = http::read(response, LARGEST_DOCUMENT)
             .await
@@ -378,7 +418,7 @@ async fn refusal(response: Response<Incoming>, what: &str, whom: &str) -> Error 
         Ok(body) => manifest::read_errors(&body),
         Err(_) => String::new(),
     };
-    let message = format!("{whom} does not give {what}: {status}{said}");
+    let message = format!("{whom} does not {what}: {status}{said}");
     match status.as_u16() {
         401 | 403 => Error::Denied(message),
         404 => Error::NotFound(message),
