@@ -11,6 +11,7 @@ mod disk;
 mod files;
 mod health;
 mod machine;
+mod netns;
 mod own;
 mod plan;
 mod run;

@@ -1,7 +1,7 @@
 //! Starts, stops and removes one task. What is started is either running when this returns, or nothing is left of it.
 
 use super::types::TaskOrder;
-use super::{Inner, blocking, clock, files, health, machine, task_event, volumes};
+use super::{Inner, blocking, clock, files, health, machine, netns, task_event, volumes};
 use crate::container::rootless;
 use crate::engine::ContainerState;
 use crate::image;
@@ -88,6 +88,9 @@ impl Inner {
         let created = self.engine.create(task.id.as_str(), &spec, launch).await?;
         if let (Some(network), NetworkMode::Cluster(_)) = (&order.network, &task.spec.network) {
             network.attach(task, created.netns).await?;
+        } else if task.spec.network != NetworkMode::Host {
+            let up = netns::within(created.netns, netns::loopback_up).await;
+            up.map_err(|e| crate::Error::io("set the container's loopback interface up", e))?;
         }
         self.engine.start(task.id.as_str()).await?;
         Ok(())

@@ -100,7 +100,7 @@ pub(crate) fn http_and_tcp_are_asked_inside_the_container_s_network() {
                 .await;
             let tasks = until_healthy(&site).await;
             if name == "http" {
-                assert_eq!(health(&tasks[0]).output, "HTTP/1.0 200 OK");
+                assert_eq!(health(&tasks[0]).output, "HTTP/1.1 200 OK");
             }
             let kind = swarm_api::model::Kind::Service;
             site.host.remove(kind, name.into(), true).await.unwrap();

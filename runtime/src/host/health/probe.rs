@@ -3,16 +3,15 @@
 //! Connections are made from within the container's network, by sockets that a thread made in it. It must not know what
 //! follows from a check.
 
-use super::super::Inner;
+use super::super::{Inner, netns};
 use crate::{Error, Result};
 use futures_util::StreamExt;
 use oci_spec::runtime::Process;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{Input, Output};
@@ -197,30 +196,18 @@ async fn connect(
     Err(first.unwrap_or_else(|| "there is no address to connect to".into()))
 }
 
-/// A socket of another network namespace. A thread of its own makes it, and ends: one that went on would stay there.
+/// A socket of another network namespace.
 async fn socket(namespace: &Arc<File>, four: bool) -> io::Result<OwnedFd> {
-    let namespace = Arc::clone(namespace);
-    let (made, socket) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("health".into())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            let _ = made.send(socket_in(&namespace, four));
-        })?;
-    socket
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the thread for the socket ended")))
-}
-
-fn socket_in(namespace: &impl AsFd, four: bool) -> io::Result<OwnedFd> {
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-    let family = if four {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+    netns::within(Arc::clone(namespace), move || {
+        let family = if four {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+    })
+    .await
 }
 
 /// Sends a GET and reads the first line of the answer.
