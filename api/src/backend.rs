@@ -3,8 +3,8 @@
 
 use crate::Result;
 use crate::model::{
-    Answer, Event, ExitStatus, Id, Image, Info, Kind, Lookup, NetworkSpec, NodeChange, Object,
-    Query, Read, ServiceChange, ServiceSpec, Timestamp,
+    Answer, DiskUsage, Event, ExitStatus, HistoryEntry, Id, Image, ImageReference, Info, Kind,
+    Lookup, NetworkSpec, NodeChange, Object, Query, Read, ServiceChange, ServiceSpec, Timestamp,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -195,6 +195,38 @@ pub enum PullEvent {
     Done(Image),
 }
 
+/// What happens while an image is pushed. `Done` is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushEvent {
+    /// A layer has come further; sizes are of the uncompressed layer.
+    Layer(LayerProgress),
+    /// The image is in the registry.
+    Done(Pushed),
+}
+
+/// An image that is in a registry now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// Its name there.
+    pub reference: ImageReference,
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
+/// How an image is made of a task's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct CommitOptions {
+    /// Changes of the configuration, as lines of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL,
+    /// STOPSIGNAL, USER, VOLUME, WORKDIR.
+    pub changes: Vec<String>,
+    /// What the history says of it.
+    pub message: String,
+    /// Who made it.
+    pub author: String,
+    /// Whether the container goes on meanwhile; its files may then be of different moments.
+    pub no_pause: bool,
+}
+
 /// The verbs. Names of tasks may be a name (`web.1`), an id, a prefix of an id that is unique, or, where a
 /// service has one live task, the service's name.
 #[async_trait]
@@ -304,6 +336,50 @@ pub trait Backend: Send + Sync + 'static {
         )))
     }
 
-    /// One layer of an image as an uncompressed tar archive, by its digest; for peers.
+    /// The steps in which an image was made, newest first.
+    async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
+        Err(crate::Error::Unsupported(format!(
+            "cannot tell how the image {name} was made: this backend does not know"
+        )))
+    }
+
+    /// Puts an image into its registry; or, under the name `to`, into that one's.
+    async fn push_image(
+        &self,
+        name: String,
+        to: Option<String>,
+    ) -> Result<BoxStream<Result<PushEvent>>> {
+        let _ = to;
+        Err(crate::Error::Unsupported(format!(
+            "cannot push the image {name}: this backend has no registries"
+        )))
+    }
+
+    /// Makes an image of what a task's container has changed in its own. An image of that name is replaced for tasks to
+    /// come.
+    async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {
+        let _ = (name, options);
+        Err(crate::Error::Unsupported(format!(
+            "cannot make an image of {task}: this backend cannot do so"
+        )))
+    }
+
+    /// Gives an image a further name. An image of that name is replaced for tasks to come.
+    async fn tag_image(&self, name: String, to: String) -> Result<Image> {
+        let _ = to;
+        Err(crate::Error::Unsupported(format!(
+            "cannot name the image {name}: this backend cannot do so"
+        )))
+    }
+
+    /// What takes up the disk, host by host.
+    async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
+        Err(crate::Error::Unsupported(
+            "this backend cannot tell what takes up the disk".into(),
+        ))
+    }
+
+    /// One part of an image, by its digest, for peers: a layer as an uncompressed tar archive, or a document that
+    /// describes it.
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>>;
 }

@@ -1,15 +1,16 @@
 //! A backend that asks another one over gRPC.
 
-use super::convert::{attach_start, exec_start, into_each, logs_request};
+use super::convert::{attach_start, commit_request, each, exec_start, into_each, logs_request};
 use super::server::gather;
 use super::status::from_status;
 use super::{LARGEST_MESSAGE, chunks};
 use crate::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
-    Stats, Update,
+    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    PullEvent, PullOptions, PushEvent, Stats, Update,
 };
 use crate::model::{
-    Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read,
+    Answer, DiskUsage, Event, ExitStatus, HistoryEntry, Image, ImageConfig, Info, Kind, Lookup,
+    Object, Query, Read,
 };
 use crate::{Backend, BoxStream, Error, Result};
 use bytes::Bytes;
@@ -296,6 +297,37 @@ impl Backend for Client {
         };
         let events = ask(self.backend().pull_image(request).await)?;
         Ok(receive(events, TryInto::try_into))
+    }
+
+    async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
+        let request = v1::ImageHistoryRequest { name };
+        let answer = ask(self.backend().image_history(request).await)?;
+        Ok(into_each(answer.entries))
+    }
+
+    async fn push_image(
+        &self,
+        name: String,
+        to: Option<String>,
+    ) -> Result<BoxStream<Result<PushEvent>>> {
+        let request = v1::PushImageRequest { name, to };
+        let events = ask(self.backend().push_image(request).await)?;
+        Ok(receive(events, TryInto::try_into))
+    }
+
+    async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {
+        let request = commit_request(task, name, options);
+        ask(self.backend().commit(request).await)?.try_into()
+    }
+
+    async fn tag_image(&self, name: String, to: String) -> Result<Image> {
+        let request = v1::TagImageRequest { name, to };
+        ask(self.backend().tag_image(request).await)?.try_into()
+    }
+
+    async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
+        let answer = ask(self.backend().disk_usage(v1::DiskUsageRequest {}).await)?;
+        each(answer.hosts)
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

@@ -4,7 +4,9 @@
 use super::chunks;
 use super::convert::{each, exec_spec, into_each, kind, present, pull_policy, read};
 use super::status::to_status;
-use crate::backend::{AttachOptions, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions};
+use crate::backend::{
+    AttachOptions, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions, PushEvent,
+};
 use crate::model::{Answer, Freshness, ImageConfig, Object};
 use crate::{Backend, BoxStream, Error, Result};
 use bytes::Bytes;
@@ -43,6 +45,7 @@ impl v1::backend_server::Backend for BackendService {
     type SaveImagesStream = Items<v1::SaveImagesResponse>;
     type PullImageStream = Items<v1::PullImageResponse>;
     type ExportLayerStream = Items<v1::ExportLayerResponse>;
+    type PushImageStream = Items<v1::PushImageResponse>;
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Reply<v1::InfoResponse> {
         reply(self.backend.info().await)
@@ -220,6 +223,42 @@ impl v1::backend_server::Backend for BackendService {
         items(archive, |bytes| {
             chunks::split(bytes, chunks::ARCHIVE).map(|chunk| v1::SaveImagesResponse { chunk })
         })
+    }
+
+    async fn image_history(
+        &self,
+        request: Request<v1::ImageHistoryRequest>,
+    ) -> Reply<v1::ImageHistoryResponse> {
+        let entries = self.backend.image_history(request.into_inner().name).await;
+        let entries = into_each(entries.map_err(to_status)?);
+        Ok(Response::new(v1::ImageHistoryResponse { entries }))
+    }
+
+    async fn push_image(
+        &self,
+        request: Request<v1::PushImageRequest>,
+    ) -> Reply<Self::PushImageStream> {
+        let r = request.into_inner();
+        let events = self.backend.push_image(r.name, r.to).await;
+        items(events, |event: PushEvent| {
+            [v1::PushImageResponse::from(event)]
+        })
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Reply<v1::Image> {
+        let r = request.into_inner();
+        let (task, name) = (r.task.clone(), r.name.clone());
+        reply(self.backend.commit(task, name, r.into()).await)
+    }
+
+    async fn tag_image(&self, request: Request<v1::TagImageRequest>) -> Reply<v1::Image> {
+        let r = request.into_inner();
+        reply(self.backend.tag_image(r.name, r.to).await)
+    }
+
+    async fn disk_usage(&self, _: Request<v1::DiskUsageRequest>) -> Reply<v1::DiskUsageResponse> {
+        let hosts = into_each(self.backend.disk_usage().await.map_err(to_status)?);
+        Ok(Response::new(v1::DiskUsageResponse { hosts }))
     }
 
     async fn export_layer(

@@ -14,6 +14,7 @@ mod query;
 mod restart;
 mod service;
 mod task;
+mod usage;
 
 pub use constraint::{Constraint, Operator};
 pub use event::{Event, EventAction};
@@ -30,3 +31,4 @@ pub use task::{
     DesiredState, ExitStatus, Mount, MountSource, NetworkMode, Resources, Task, TaskSpec,
     TaskState, TaskStatus,
 };
+pub use usage::{DiskUsage, ImageUsage, TaskUsage, VolumeUsage};

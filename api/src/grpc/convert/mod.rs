@@ -2,6 +2,7 @@
 //! missing part or a malformed address is [`Error::Invalid`]. Must not know of transports.
 
 mod answers;
+mod images;
 mod nodes;
 mod services;
 mod streams;
@@ -95,6 +96,7 @@ macro_rules! enumeration {
 use enumeration;
 
 pub(crate) use answers::{kind, read};
+pub(crate) use images::commit_request;
 pub(crate) use nodes::role;
 pub(crate) use services::pull_policy;
 pub(crate) use streams::{attach_start, exec_spec, exec_start, logs_request};

@@ -1,7 +1,7 @@
 //! Services, images and networks.
 
 use super::{each, enumeration, into_each, narrow, need, parse, present};
-use crate::backend::{LayerProgress, PullEvent, PullPolicy};
+use crate::backend::{PullEvent, PullPolicy};
 use crate::model::{
     HealthCheck, Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart,
     RestartPolicy, Service, ServiceChange, ServiceSpec, Timestamp,
@@ -241,12 +241,7 @@ impl From<PullEvent> for v1::PullImageResponse {
         use pull_image_response::Event;
         Self {
             event: Some(match event {
-                PullEvent::Layer(l) => Event::Layer(v1::LayerProgress {
-                    digest: l.digest,
-                    done_bytes: l.done,
-                    total_bytes: l.total,
-                    ready: l.ready,
-                }),
+                PullEvent::Layer(layer) => Event::Layer(layer.into()),
                 PullEvent::Done(image) => Event::Image(image.into()),
             }),
         }
@@ -259,12 +254,7 @@ impl TryFrom<v1::PullImageResponse> for PullEvent {
     fn try_from(response: v1::PullImageResponse) -> Result<Self> {
         use pull_image_response::Event;
         Ok(match present("event", response.event)? {
-            Event::Layer(l) => Self::Layer(LayerProgress {
-                digest: l.digest,
-                done: l.done_bytes,
-                total: l.total_bytes,
-                ready: l.ready,
-            }),
+            Event::Layer(layer) => Self::Layer(layer.into()),
             Event::Image(image) => Self::Done(image.try_into()?),
         })
     }
