@@ -4,10 +4,13 @@ mod bad_input;
 mod dns;
 mod faults;
 mod forming;
+mod health;
+mod histories;
 mod host_scope;
 mod images;
 mod network;
 mod registry;
+mod rootless;
 mod running;
 mod streams;
 
