@@ -128,19 +128,33 @@ fn leaf(rules: &Rules, default: u32) -> Vec<Instruction> {
             code.push(step(RETURN, *action));
             return code;
         }
-        // Where a test fails, go on behind this rule.
-        let tests: Vec<Vec<Instruction>> = conditions.iter().map(test).collect();
+        // Where a test fails, go on behind this rule. Conditional jumps reach 255 instructions: in a longer rule they lead to a plain one
+        // behind the test.
+        let mut tests: Vec<Vec<Instruction>> = conditions.iter().map(test).collect();
+        let long = tests.iter().map(Vec::len).sum::<usize>() >= usize::from(HOLD);
+        if long {
+            for test in &mut tests {
+                test.extend([step(JUMP, 1), step(JUMP, 0)]);
+            }
+        }
         let mut left: usize = tests.iter().map(Vec::len).sum::<usize>() + 1;
         for test in tests {
             for (at, mut instruction) in test.iter().copied().enumerate() {
-                let here = left - at - 1;
                 let rest = test.len() - at - 1;
+                let fail = if long {
+                    rest.saturating_sub(1)
+                } else {
+                    left - at - 1
+                };
                 for target in [&mut instruction.jt, &mut instruction.jf] {
                     *target = match *target {
-                        FAIL => u8::try_from(here).unwrap_or(u8::MAX),
+                        FAIL => u8::try_from(fail).unwrap_or(u8::MAX),
                         HOLD => u8::try_from(rest).unwrap_or(u8::MAX),
                         other => other,
                     };
+                }
+                if long && rest == 0 {
+                    instruction.k = u32::try_from(left - test.len()).unwrap_or(u32::MAX);
                 }
                 code.push(instruction);
             }

@@ -202,3 +202,25 @@ fn a_prohibition_of_an_unknown_call_is_an_error_and_a_permission_is_passed_over(
     let notify = r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#;
     assert!(matches!(compile(&spec(notify)), Err(Error::Invalid(_))));
 }
+
+/// Found by fuzzing: the jump out of a rule was cut to 255 instructions, so that a call was allowed where a late condition failed.
+#[test]
+fn a_rule_of_many_conditions_holds_only_if_all_do() {
+    let holds = r#"{"index":0,"value":7,"op":"SCMP_CMP_EQ"}"#;
+    let fails = r#"{"index":1,"value":7,"op":"SCMP_CMP_GT"}"#;
+    for count in [1, 49, 50, 51, 60, 63, 64, 65, 200, 500] {
+        for at in [0, count / 2, count - 1] {
+            let mut args = vec![holds; count];
+            let whole = |args: &[&str]| {
+                spec(&format!(
+                    r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{}]}},
+                        {{"names":["write"],"action":"SCMP_ACT_KILL_PROCESS"}}]}}"#,
+                    args.join(",")
+                ))
+            };
+            assert_eq!(call(&whole(&args), "read", &[7]), ALLOW, "{count}");
+            args[at] = fails;
+            assert_eq!(call(&whole(&args), "read", &[7]), EPERM, "{count} {at}");
+        }
+    }
+}
