@@ -13,6 +13,7 @@ need busybox busybox-static
 need dig bind9-dnsutils
 need curl curl
 need setsid util-linux
+need newuidmap uidmap
 need cc gcc
 if [ "${1:-}" = --nextest ]; then
     # The engines that the OCI command line is tested with.

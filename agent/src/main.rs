@@ -25,6 +25,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let settings = match cli.command {
         Some(Command::Run(settings)) => settings,
+        Some(Command::Unshare { program }) => {
+            let why = rootless::run(&program);
+            eprintln!("swarmd: {why:#}");
+            return ExitCode::FAILURE;
+        }
         Some(Command::Shim { dir }) => return swarm_runtime::shim::shim_main(&dir),
         None => cli.settings,
     };

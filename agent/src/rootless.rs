@@ -5,7 +5,9 @@ use crate::config::Config;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use swarm_api::control::{Joined, Token};
@@ -63,6 +65,21 @@ pub fn enter(data_dir: &Path) -> Result<()> {
         None => rootless::enter(NAME)?,
     };
     match never {}
+}
+
+/// Becomes another program, as root of the user's namespace. Returns why it could not. The caller must be single-threaded.
+#[must_use]
+pub fn run(program: &[OsString]) -> anyhow::Error {
+    if !rootless::is_root()
+        && let Err(why) = rootless::enter(NAME)
+    {
+        return why.into();
+    }
+    let Some((name, arguments)) = program.split_first() else {
+        return anyhow::anyhow!("there is no program to run");
+    };
+    let why = std::process::Command::new(name).args(arguments).exec();
+    anyhow::Error::new(why).context(format!("cannot run {}", name.display()))
 }
 
 /// Where containers' cgroups are made: in what was delegated to the user.

@@ -4,6 +4,7 @@ mod bundle;
 mod docker;
 mod lifecycle;
 mod podman;
+mod rootless;
 
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, time::Duration};
