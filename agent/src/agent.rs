@@ -112,6 +112,13 @@ impl Agent {
             .ok_or_else(crate::front::not_in_a_cluster)
     }
 
+    /// As [`Agent::member`], where that can be said at once.
+    #[must_use]
+    pub fn try_member(&self) -> Option<Member> {
+        let part = self.part.try_lock().ok()?;
+        part.as_ref().map(|p| p.member.clone())
+    }
+
     /// Starts what a member does.
     pub(crate) async fn take_part(&self, member: Member, part: &mut Option<Part>) -> Result<()> {
         let host = Arc::clone(&self.host);
