@@ -32,6 +32,15 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent until SIGTERM or SIGINT; containers keep running.
     Run(Settings),
+    /// Run a program as root of an ordinary user's containers: files that belong to their other users can be seen to and removed.
+    #[command(
+        after_help = "Example, to remove everything that this user's agent has kept:\n  swarmd unshare rm -rf ~/.local/share/swarmd"
+    )]
+    Unshare {
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<std::ffi::OsString>,
+    },
     /// Hold one container (started by the agent itself).
     #[command(hide = true)]
     Shim {
