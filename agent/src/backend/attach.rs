@@ -1,5 +1,6 @@
 //! What is done in or to one running task: on the node that runs it.
 
+use super::reads::sure;
 use super::{Cluster, await_state, names, nodes::NodeBackend, stop};
 use futures_util::{StreamExt, stream};
 use swarm_api::backend::{AttachOptions, ExecSpec, Input, Output};
@@ -40,16 +41,16 @@ impl Cluster {
         spec: ExecSpec,
         input: BoxStream<Input>,
     ) -> Result<BoxStream<Result<Output>>> {
-        self.fresh().await?;
-        let task = self.running_task(name)?;
+        let freshness = self.fresh().await?;
+        let task = sure(&freshness, self.running_task(name))?;
         let on = self.node_of(&task).await?;
         on.open(on.backend.exec(task.id.to_string(), spec, input))
             .await
     }
 
     pub(super) async fn kill(&self, name: &str, signal: i32) -> Result<()> {
-        self.fresh().await?;
-        let task = self.running_task(name)?;
+        let freshness = self.fresh().await?;
+        let task = sure(&freshness, self.running_task(name))?;
         let on = self.node_of(&task).await?;
         on.ask(on.backend.kill(task.id.to_string(), signal)).await
     }

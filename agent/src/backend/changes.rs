@@ -1,5 +1,6 @@
 //! What is to be made or changed: checked, its names made ids, and proposed. The state machine has the last word.
 
+use super::reads::sure;
 use super::{Cluster, names};
 use swarm_api::backend::{Create, Update};
 use swarm_api::model::{Kind, NetworkSpec, Object, ServiceChange, ServiceSpec, validate_name};
@@ -23,17 +24,20 @@ impl Cluster {
     }
 
     pub(super) async fn update(&self, what: Update) -> Result<Object> {
-        self.fresh().await?;
+        let freshness = self.fresh().await?;
         let change = match what {
             Update::Service(name, change) => {
                 validate_change(&change)?;
-                Change::UpdateService(names::service(&self.member.state(), &name)?, change)
+                let id = sure(&freshness, names::service(&self.member.state(), &name))?;
+                Change::UpdateService(id, change)
             }
             Update::Node(name, change) => {
-                Change::UpdateNode(names::node(&self.member.state(), &name)?, change)
+                let id = sure(&freshness, names::node(&self.member.state(), &name))?;
+                Change::UpdateNode(id, change)
             }
         };
-        self.propose_object(change).await
+        // What an old state calls so may be gone, and something else may be called so.
+        sure(&freshness, self.propose_object(change).await)
     }
 
     async fn propose_object(&self, change: Change) -> Result<Object> {

@@ -2,11 +2,12 @@
 
 use super::{Cluster, names};
 use std::collections::BTreeSet;
-use swarm_api::Result;
 use swarm_api::model::{
     Answer, Freshness, Info, Kind, Lookup, Node, NodeHealth, NodeId, Object, Query, RaftStatus,
     Read, Scope,
 };
+use swarm_api::{Error, Result};
+use swarm_cluster::State;
 use swarm_member::MemberStatus;
 
 impl Cluster {
@@ -44,31 +45,53 @@ impl Cluster {
     }
 
     pub(super) async fn list(&self, query: Query) -> Result<Answer<Vec<Object>>> {
-        let freshness = self.member.read(query.read).await?;
-        let mut value = {
-            let state = self.member.state();
-            state.list(&query)?
-        };
+        let (mut value, freshness) = self.look(query.read, |state| state.list(&query)).await?;
         let parts = Parts::of(&self.member.status());
         value.iter_mut().for_each(|object| parts.fill(object));
         Ok(Answer { value, freshness })
     }
 
     pub(super) async fn get(&self, kind: Kind, name: &str, read: Read) -> Result<Answer<Object>> {
-        let freshness = self.member.read(read).await?;
-        let mut value = {
-            let state = self.member.state();
-            state.get(kind, name)?
-        };
+        let (mut value, freshness) = self.look(read, |state| state.get(kind, name)).await?;
         Parts::of(&self.member.status()).fill(&mut value);
         Ok(Answer { value, freshness })
     }
 
     pub(super) async fn lookup(&self, name: &str, read: Read) -> Result<Answer<Lookup>> {
-        let freshness = self.member.read(read).await?;
-        let state = self.member.state();
-        let value = names::lookup(&state, name)?;
+        let (value, freshness) = self.look(read, |state| names::lookup(state, name)).await?;
         Ok(Answer { value, freshness })
+    }
+
+    /// What `find` finds in a state as fresh as `read` asks for, and the index that this state is at: who watches from
+    /// there on misses nothing, and is told nothing that was seen here.
+    async fn look<T>(
+        &self,
+        read: Read,
+        find: impl FnOnce(&State) -> Result<T>,
+    ) -> Result<(T, Freshness)> {
+        let mut freshness = self.member.read(read).await?;
+        let found = {
+            let state = self.member.state();
+            // The state may have come further meanwhile.
+            freshness.index = freshness.index.max(state.index);
+            find(&state)
+        };
+        let found = match read {
+            Read::Linearizable => sure(&freshness, found),
+            Read::Stale => found,
+        };
+        Ok((found?, freshness))
+    }
+}
+
+/// What was found in a state that is as fresh as `freshness` says. That something is not there is known of a fresh one
+/// only: it may have been made since, elsewhere.
+pub(super) fn sure<T>(freshness: &Freshness, found: Result<T>) -> Result<T> {
+    match found {
+        Err(Error::NotFound(why)) if freshness.stale => Err(Error::Unavailable(format!(
+            "{why} as far as this node knows, but it hears of no quorum of the managers; ask again, or ask another node"
+        ))),
+        found => found,
     }
 }
 
@@ -114,5 +137,28 @@ impl Parts {
         } else {
             RaftStatus::Observer
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_something_is_not_there_is_said_of_a_fresh_state_only() {
+        let missing = || Err::<(), _>(Error::NotFound("there is no service \"web\"".into()));
+        let freshness = |stale| Freshness {
+            stale,
+            ..Freshness::default()
+        };
+        assert_eq!(sure(&freshness(false), missing()), missing());
+        let why = sure(&freshness(true), missing()).unwrap_err();
+        assert!(
+            matches!(&why, Error::Unavailable(m) if m.contains("web") && m.contains("quorum")),
+            "{why:?}"
+        );
+        assert_eq!(sure(&freshness(true), Ok(1)), Ok(1));
+        let other = Err::<(), _>(Error::Conflict("x".into()));
+        assert_eq!(sure(&freshness(true), other.clone()), other);
     }
 }

@@ -1,5 +1,6 @@
 //! Taking things away. Returns when they are gone, so that their names and addresses can be used again.
 
+use super::reads::sure;
 use super::{Cluster, await_state, names};
 use futures_util::future::join_all;
 use std::time::Duration;
@@ -14,27 +15,32 @@ const SIGKILL: i32 = 9;
 
 impl Cluster {
     pub(super) async fn remove(&self, kind: Kind, name: &str, force: bool) -> Result<()> {
-        self.fresh().await?;
-        match kind {
+        let freshness = self.fresh().await?;
+        let removed = match kind {
             Kind::Service => self.remove_service(name, force).await,
             Kind::Task => self.remove_task(name, force).await,
             Kind::Image => {
                 let reference = name.parse::<ImageReference>()?.to_string();
                 self.decide(Change::RemoveImage(reference)).await
             }
-            Kind::Network => {
-                let id = names::network(&self.member.state(), name)?;
-                self.decide(Change::RemoveNetwork(id)).await
-            }
-            Kind::Node => {
-                let id = names::node(&self.member.state(), name)?;
-                self.decide(Change::RemoveNode { id, force }).await
-            }
-        }
+            Kind::Network => self.remove_network(name).await,
+            Kind::Node => self.remove_node(name, force).await,
+        };
+        sure(&freshness, removed)
     }
 
     async fn decide(&self, change: Change) -> Result<()> {
         self.member.propose(change).await.map(drop)
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<()> {
+        let id = names::network(&self.member.state(), name)?;
+        self.decide(Change::RemoveNetwork(id)).await
+    }
+
+    async fn remove_node(&self, name: &str, force: bool) -> Result<()> {
+        let id = names::node(&self.member.state(), name)?;
+        self.decide(Change::RemoveNode { id, force }).await
     }
 
     async fn remove_service(&self, name: &str, force: bool) -> Result<()> {

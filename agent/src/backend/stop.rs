@@ -1,5 +1,6 @@
 //! Stopping, and waiting for an end.
 
+use super::reads::sure;
 use super::{Cluster, await_state, names};
 use std::time::Duration;
 use swarm_api::model::{ExitStatus, Id, ServiceChange, Task, TaskState};
@@ -9,8 +10,9 @@ use swarm_cluster::{Change, State};
 impl Cluster {
     /// A task's end is in the state only after its process has ended; so this returns after that.
     pub(super) async fn stop(&self, name: &str, timeout: Option<Duration>) -> Result<()> {
-        self.fresh().await?;
-        let target = names::service_or_task(&self.member.state(), name)?;
+        let freshness = self.fresh().await?;
+        let target = names::service_or_task(&self.member.state(), name);
+        let target = sure(&freshness, target)?;
         let live = live_ids(&self.member.state(), &target);
         if let Some(timeout) = timeout.filter(|_| !live.is_empty()) {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -26,7 +28,7 @@ impl Cluster {
             }
             names::Target::Task(id) => Change::StopTask(id.clone()),
         };
-        self.member.propose(change).await?;
+        sure(&freshness, self.member.propose(change).await)?;
         await_state::until(&self.member, |state| {
             live_ids(state, &target).is_empty().then_some(())
         })
