@@ -9,8 +9,12 @@ use std::time::Instant;
 /// One object that users work on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
-    /// A service; whether its tasks find a node.
-    Service { name: String, placed: bool },
+    /// A service; whether its tasks find a node, and whether it is left alone most of the time.
+    Service {
+        name: String,
+        placed: bool,
+        quiet: bool,
+    },
     /// A network.
     Network { name: String },
     /// A label of a node.
@@ -23,8 +27,9 @@ impl Key {
         let service = |n: usize| Self::Service {
             name: format!("svc-{n}"),
             placed: n == 0,
+            quiet: n > 2,
         };
-        let mut keys: Vec<Self> = (0..4).map(service).collect();
+        let mut keys: Vec<Self> = (0..6).map(service).collect();
         keys.push(Self::Network {
             name: "net-1".into(),
         });
@@ -33,6 +38,10 @@ impl Key {
             label: "colour".into(),
         }));
         keys
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self, Self::Service { quiet: true, .. })
     }
 
     pub(super) fn model(&self) -> Object {

@@ -111,12 +111,15 @@ impl User {
         let count = keys.len() as u64;
         let key = usize::try_from(self.dice.below(count)).unwrap_or_default();
         let value = self.dice.below(5);
+        // What is changed seldom is what a stale answer is soonest wrong about.
+        let rests = self.recorder.keys[key].is_quiet() && !self.dice.percent(4);
+        let choice = if rests { 99 } else { self.dice.below(100) };
         let read = if self.dice.percent(12) {
             Read::Stale
         } else {
             Read::Linearizable
         };
-        match self.dice.below(100) {
+        match choice {
             0..18 if !matches!(keys[key], Key::Label { .. }) => {
                 self.change(client, key, Input::Create(value)).await;
             }

@@ -8,10 +8,12 @@ fn keys() -> Vec<Key> {
         Key::Service {
             name: "a".into(),
             placed: false,
+            quiet: false,
         },
         Key::Service {
             name: "b".into(),
             placed: false,
+            quiet: false,
         },
     ]
 }
