@@ -13,7 +13,7 @@ mod spawn;
 mod streams;
 mod types;
 
-use crate::container::CgroupStats;
+use crate::container::{Cgroup, CgroupStats};
 use crate::shim::launch::Launch;
 use crate::shim::protocol::{Kill, ToShim};
 use crate::{Error, Result};
@@ -326,6 +326,33 @@ impl Engine {
         options: LogOptions,
     ) -> Result<BoxStream<swarm_api::Result<(Timestamp, LogStream, Bytes)>>> {
         logs::logs(self.known(id)?, options).await
+    }
+
+    /// Has everything of a container stand still. Returns when it does.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where it has ended; or its cgroup cannot be frozen.
+    pub async fn pause(&self, id: &str) -> Result<()> {
+        self.on_cgroup(id, Cgroup::freeze).await
+    }
+
+    /// Has a container that stands still go on. Nothing happens to one that does not.
+    ///
+    /// # Errors
+    /// See [`Engine::pause`].
+    pub async fn resume(&self, id: &str) -> Result<()> {
+        self.on_cgroup(id, Cgroup::thaw).await
+    }
+
+    async fn on_cgroup(&self, id: &str, act: fn(&Cgroup) -> Result<()>) -> Result<()> {
+        let container = self.known(id)?;
+        let dir = container.shared.dir.clone();
+        let ended = Error::Conflict(format!("container {id} has ended"));
+        cleanup::blocking(move || match cleanup::cgroup(&dir) {
+            Some(cgroup) => act(&cgroup),
+            None => Err(ended),
+        })
+        .await
     }
 
     /// What a container uses now.

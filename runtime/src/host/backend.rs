@@ -8,12 +8,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
-    PullPolicy, Stats, Update,
+    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    PullEvent, PullOptions, PullPolicy, PushEvent, Stats, Update,
 };
 use swarm_api::model::{
-    Answer, Endpoint, Event, ExitStatus, Image, ImageConfig, ImageReference, Info, Kind, Lookup,
-    Node, Object, Query, Read, Scope, Task, TaskState,
+    Answer, DiskUsage, Endpoint, Event, ExitStatus, HistoryEntry, Image, ImageConfig,
+    ImageReference, Info, Kind, Lookup, Node, Object, Query, Read, Scope, Task, TaskState,
 };
 use swarm_api::{Backend, BoxStream, Error, Result};
 
@@ -298,6 +298,31 @@ impl Backend for Host {
             .map(|n| n.parse())
             .collect::<Result<Vec<ImageReference>>>()?;
         Ok(self.inner.store.save(&names)?)
+    }
+
+    async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
+        self.inner.image_history(&name).await
+    }
+
+    async fn push_image(
+        &self,
+        name: String,
+        to: Option<String>,
+    ) -> Result<BoxStream<Result<PushEvent>>> {
+        self.inner.push_image(&name, to.as_deref())
+    }
+
+    async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {
+        self.inner.commit(&task, &name, options).await
+    }
+
+    async fn tag_image(&self, name: String, to: String) -> Result<Image> {
+        self.inner.tag_image(&name, &to).await
+    }
+
+    async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
+        let inner = std::sync::Arc::clone(&self.inner);
+        Ok(vec![super::blocking(move || inner.disk_usage()).await?])
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

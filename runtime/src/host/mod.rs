@@ -10,6 +10,7 @@ mod clock;
 mod disk;
 mod files;
 mod health;
+mod images;
 mod machine;
 mod netns;
 mod own;
@@ -20,11 +21,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod usage;
 mod volumes;
 
 use crate::engine::{ContainerState, Engine, EngineConfig};
 use crate::image::Store;
 use crate::image::pull::Puller;
+use crate::image::push::Pusher;
 use crate::registry::Registry;
 use bytes::Bytes;
 use disk::Disk;
@@ -40,6 +43,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use types::{BuiltinImage, Dns, HostConfig, NetworkAttach, TaskOrder};
+pub(crate) use usage::on_disk;
 
 /// One host's runtime. Its containers outlive it.
 pub struct Host {
@@ -51,6 +55,7 @@ pub(crate) struct Inner {
     config: HostConfig,
     store: Store,
     puller: Puller,
+    pusher: Pusher,
     engine: Engine,
     disk: Disk,
     table: Mutex<Table>,
@@ -225,8 +230,10 @@ impl Inner {
         }
         // Layers of images that came only by half.
         store.collect(|| table.layers())?;
+        let registry = Registry::new(config.registry.clone());
         Ok(Self {
-            puller: Puller::new(store.clone(), Registry::new(config.registry.clone())),
+            puller: Puller::new(store.clone(), registry.clone()),
+            pusher: Pusher::new(store.clone(), registry),
             store,
             engine,
             disk,

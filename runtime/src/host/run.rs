@@ -100,6 +100,7 @@ impl Inner {
     fn prepare(&self, order: &TaskOrder) -> crate::Result<(Spec, Launch)> {
         let task = &order.task;
         let lower = self.store.layer_dirs(&order.image.layers)?;
+        self.store.use_image(&order.image.reference);
         let dir = self.disk.task_dir(&task.id);
         files::write(&dir, task, &order.dns, &order.hosts)?;
         let config = &order.image.config;

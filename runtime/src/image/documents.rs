@@ -5,9 +5,9 @@ use crate::registry::{Document, read_config, read_document};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use swarm_api::model::{HistoryEntry, Image};
+use swarm_api::model::{HistoryEntry, Image, ImageConfig};
 
 /// The largest document that is read.
 pub(super) const LARGEST: u64 = 4 << 20;
@@ -151,8 +151,26 @@ impl Inner {
     }
 }
 
+/// What a configuration file says of the process, in the order in which it is read.
+pub(super) fn config_of(file: &[u8]) -> Result<ImageConfig> {
+    let file = read_config(file).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(file.config)
+}
+
 /// Whether bytes are the start of a document and not of a layer's archive, which has its magic at 257 (ustar, pax, GNU)
 /// or is compressed.
 pub(super) fn is_document(start: &[u8]) -> bool {
     start.first() == Some(&b'{') && start.get(257..262) != Some(b"ustar")
+}
+
+/// Puts a file in place of another, or of none, in one step.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(NEW);
+    let new = PathBuf::from(new);
+    let written = write_synced(&new, bytes).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&new);
+        Error::io(format!("write {}", path.display()), e)
+    })
 }

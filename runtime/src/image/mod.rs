@@ -8,13 +8,17 @@
 
 mod archive;
 mod builtin;
+pub(crate) mod commit;
 mod configuration;
 mod copy;
+pub(crate) mod diff;
 mod documents;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+pub(crate) mod instructions;
 mod load;
 pub(crate) mod pull;
+pub(crate) mod push;
 mod record;
 mod resolve;
 mod rootfs;
@@ -29,7 +33,7 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -71,6 +75,8 @@ struct State {
     images: BTreeMap<ImageReference, Image>,
     /// Layers and documents that came in this life and that no image has named yet: their image is about to come.
     fresh: HashSet<String>,
+    /// Bytes of layers on the disk, as far as somebody has asked.
+    on_disk: HashMap<String, u64>,
 }
 
 /// A layer that is on disk.
@@ -275,6 +281,56 @@ impl Store {
         self.inner.size(digest)
     }
 
+    /// All layers that are here with their bytes on the disk.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(crate) fn layer_sizes(&self) -> Result<HashMap<String, u64>> {
+        let mut sizes = HashMap::new();
+        for path in entries(&self.inner.layers_dir)? {
+            let Some(name) = path.file_name().filter(|n| !is_new(n)) else {
+                continue;
+            };
+            let digest = format!("sha256:{}", name.to_string_lossy());
+            let known = self.inner.lock().on_disk.get(&digest).copied();
+            let size = match known {
+                Some(size) => size,
+                // It never changes.
+                None => crate::host::on_disk(&path)?,
+            };
+            self.inner.lock().on_disk.insert(digest.clone(), size);
+            sizes.insert(digest, size);
+        }
+        Ok(sizes)
+    }
+
+    /// When an image came, or was last said to be used.
+    pub(crate) fn used_at(&self, reference: &ImageReference) -> Timestamp {
+        let path = self.inner.image_path(reference);
+        let time = std::fs::metadata(path).and_then(|m| m.modified());
+        let since = time
+            .ok()
+            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        Timestamp(
+            since
+                .and_then(|s| u64::try_from(s.as_millis()).ok())
+                .unwrap_or(0),
+        )
+    }
+
+    /// Notes that an image is used now.
+    pub(crate) fn use_image(&self, reference: &ImageReference) {
+        let path = self.inner.image_path(reference);
+        let now = std::time::SystemTime::now();
+        let noted = File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|f| f.set_modified(now));
+        if let Err(why) = noted {
+            tracing::debug!(%why, %reference, "the use of an image is not noted");
+        }
+    }
+
     /// Takes in all images of an archive of `docker save` or of an OCI image layout, plain or compressed. `name` is for
     /// an archive with one image, and goes before what that says.
     ///
@@ -462,12 +518,13 @@ impl Inner {
         builtin: bool,
     ) -> Result<Image> {
         let layers = vec![layer.digest.clone()];
+        let file = configuration::make(&config, &layers, step);
         let image = Image {
             reference,
-            digest: self.put_document(&configuration::make(&config, &layers, step))?,
+            digest: self.put_document(&file)?,
             layers,
             size: layer.size,
-            config,
+            config: documents::config_of(&file)?,
             created_at: now,
             builtin,
             manifest: None,

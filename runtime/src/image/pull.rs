@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Layers at once.
 const LAYERS: usize = 3;
 /// A layer's progress is told each time so many bytes have come.
-const STEP: u64 = 256 << 10;
+pub(super) const STEP: u64 = 256 << 10;
 /// Events that wait for whoever listens.
 const EVENTS: usize = 64;
 

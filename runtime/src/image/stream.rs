@@ -8,7 +8,7 @@ use swarm_api::{BoxStream, Error, Result};
 use tokio::sync::mpsc;
 
 const CHUNKS: usize = 8;
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
 
 enum Piece {
     Data(Bytes),

@@ -73,6 +73,12 @@ pub fn hostname(task: &Task) -> String {
     }
 }
 
+/// The first user of the host that a task's users are, where it has a user namespace of its own.
+#[must_use]
+pub fn first_user(task: &Task) -> u32 {
+    defaults::mapped_to(task.id.as_str())
+}
+
 /// The signal that stops a task: its own, its image's, or SIGTERM.
 ///
 /// # Errors
