@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use swarm_runtime::registry::RegistryConfig;
+use swarm_runtime::registry::{Proxies, RegistryConfig};
 
 /// The agent of a small container cluster.
 #[derive(Debug, Parser)]
@@ -246,6 +246,8 @@ impl Settings {
                     .unwrap_or_else(docker_s),
             ),
             mirrors: mirrors.into_iter().map(mirror).collect::<Result<_>>()?,
+            proxies: Proxies::of_environment()
+                .context("the environment's proxies cannot be used")?,
             default: self
                 .default_registry
                 .clone()
