@@ -8,11 +8,12 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
-    Stats, Update,
+    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    PullEvent, PullOptions, PushEvent, Stats, Update,
 };
 use swarm_api::model::{
-    Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read, Scope,
+    Answer, DiskUsage, Event, ExitStatus, HistoryEntry, Image, ImageConfig, Info, Kind, Lookup,
+    Object, Query, Read, Scope,
 };
 use swarm_api::{Backend, BoxStream, Error, Result};
 
@@ -196,6 +197,30 @@ impl Backend for Front {
 
     async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
         self.cluster()?.save_images(names).await
+    }
+
+    async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
+        self.cluster()?.image_history(name).await
+    }
+
+    async fn push_image(
+        &self,
+        name: String,
+        to: Option<String>,
+    ) -> Result<BoxStream<Result<PushEvent>>> {
+        self.cluster()?.push_image(name, to).await
+    }
+
+    async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {
+        self.cluster()?.commit(task, name, options).await
+    }
+
+    async fn tag_image(&self, name: String, to: String) -> Result<Image> {
+        self.cluster()?.tag_image(name, to).await
+    }
+
+    async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
+        self.cluster()?.disk_usage().await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

@@ -128,18 +128,21 @@ pub(super) async fn save(
         let record = member.state().images.get(&reference.to_string()).cloned();
         let record = record
             .ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))?;
-        if host
-            .image(&reference)
-            .is_some_and(|here| here.digest == record.image.digest)
-        {
-            continue;
-        }
-        for digest in host.missing_layers(&record.image) {
-            fetch(member, host, &record, &digest).await?;
-        }
-        host.put_image(record.image).await?;
+        bring(member, host, &record).await?;
     }
     host.save_images(names).await
+}
+
+/// Has an image on this node; what is not there is fetched from those that have it.
+pub(super) async fn bring(member: &Member, host: &dyn Runtime, record: &ImageRecord) -> Result<()> {
+    let here = host.image(&record.image.reference);
+    if here.is_some_and(|here| here.digest == record.image.digest) {
+        return Ok(());
+    }
+    for digest in host.missing_layers(&record.image) {
+        fetch(member, host, record, &digest).await?;
+    }
+    host.put_image(record.image.clone()).await
 }
 
 async fn fetch(

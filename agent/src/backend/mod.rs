@@ -10,6 +10,7 @@ mod changes;
 mod events;
 mod images;
 mod logs;
+mod made;
 mod merge;
 mod names;
 mod nodes;
@@ -19,6 +20,7 @@ mod stats;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use images::announce_images;
 
@@ -28,11 +30,12 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output, PullEvent, PullOptions,
-    Stats, Update,
+    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    PullEvent, PullOptions, PushEvent, Stats, Update,
 };
 use swarm_api::model::{
-    Answer, Event, ExitStatus, Image, ImageConfig, Info, Kind, Lookup, Object, Query, Read,
+    Answer, DiskUsage, Event, ExitStatus, HistoryEntry, Image, ImageConfig, Info, Kind, Lookup,
+    Object, Query, Read,
 };
 use swarm_api::{Backend, BoxStream, Result};
 use swarm_member::Member;
@@ -177,6 +180,30 @@ impl Backend for ClusterBackend {
 
     async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
         images::save(&self.cluster.member, self.host.as_ref(), names).await
+    }
+
+    async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
+        self.cluster.image_history(&name).await
+    }
+
+    async fn push_image(
+        &self,
+        name: String,
+        to: Option<String>,
+    ) -> Result<BoxStream<Result<PushEvent>>> {
+        self.cluster.push_image(self.host.as_ref(), &name, to).await
+    }
+
+    async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {
+        self.cluster.commit(&task, &name, options).await
+    }
+
+    async fn tag_image(&self, name: String, to: String) -> Result<Image> {
+        self.cluster.tag_image(&name, &to).await
+    }
+
+    async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
+        self.cluster.disk_usage().await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

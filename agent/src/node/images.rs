@@ -228,7 +228,10 @@ impl Images {
         let images: Vec<Image> = {
             let (state, own) = (self.member.state(), self.member.id());
             let listed = state.images.values().filter(|r| r.nodes.contains(&own));
-            let unnamed = listed.filter(|r| self.host.image(&r.image.reference).is_none());
+            let unnamed = listed.filter(|r| {
+                let here = self.host.image(&r.image.reference);
+                here.is_none_or(|i| i.digest != r.image.digest && !i.builtin)
+            });
             unnamed.map(|r| r.image.clone()).collect()
         };
         for image in images {

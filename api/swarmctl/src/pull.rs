@@ -1,4 +1,4 @@
-//! Pulls an image, with a bar for each layer where there is a terminal and it takes long.
+//! Pulls and pushes an image, with a bar for each layer where there is a terminal and it takes long.
 
 use crate::terminal;
 use anyhow::Result;
@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use swarm_api::backend::{LayerProgress, PullEvent, PullOptions, PullPolicy};
+use swarm_api::backend::{LayerProgress, PullEvent, PullOptions, PullPolicy, PushEvent, Pushed};
 use swarm_api::grpc::Client;
 use swarm_api::model::{Image, ImageReference};
 use swarm_api::{Backend, Error};
@@ -22,7 +22,7 @@ pub(crate) async fn pull(client: &Client, name: &str, policy: PullPolicy) -> Res
     let mut events = client
         .pull_image(name.to_owned(), PullOptions { policy })
         .await?;
-    let mut bars = Bars::new(terminal::has_error());
+    let mut bars = Bars::new(terminal::has_error(), "unpacks");
     while let Some(event) = events.next().await {
         match event? {
             PullEvent::Layer(layer) => bars.show(&layer)?,
@@ -32,6 +32,19 @@ pub(crate) async fn pull(client: &Client, name: &str, policy: PullPolicy) -> Res
     Err(Error::Unavailable(format!("the agent broke off pulling {name}")).into())
 }
 
+/// Has the agent put an image into a registry.
+pub(crate) async fn push(client: &Client, name: &str, to: Option<String>) -> Result<Pushed> {
+    let mut events = client.push_image(name.to_owned(), to).await?;
+    let mut bars = Bars::new(terminal::has_error(), "sent");
+    while let Some(event) = events.next().await {
+        match event? {
+            PushEvent::Layer(layer) => bars.show(&layer)?,
+            PushEvent::Done(pushed) => return Ok(pushed),
+        }
+    }
+    Err(Error::Unavailable(format!("the agent broke off pushing {name}")).into())
+}
+
 /// One bar for each layer; cleared when they are dropped.
 struct Bars {
     all: MultiProgress,
@@ -39,16 +52,19 @@ struct Bars {
     begun: Instant,
     visible: bool,
     terminal: bool,
+    /// What is said of a layer that has moved and is not ready.
+    last: &'static str,
 }
 
 impl Bars {
-    fn new(terminal: bool) -> Self {
+    fn new(terminal: bool, last: &'static str) -> Self {
         Self {
             all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
             layers: HashMap::new(),
             begun: Instant::now(),
             visible: false,
             terminal,
+            last,
         }
     }
 
@@ -69,7 +85,7 @@ impl Bars {
             if layer.ready {
                 bar.finish_with_message("ready");
             } else if layer.done >= layer.total {
-                bar.set_message("unpacks");
+                bar.set_message(self.last);
             }
         }
         Ok(())
@@ -102,7 +118,7 @@ mod tests {
     #[test]
     fn each_layer_has_one_bar_that_follows_it() {
         style().unwrap();
-        let mut bars = Bars::new(false);
+        let mut bars = Bars::new(false, "unpacks");
         for (done, ready) in [(0, false), (5, false), (10, false), (10, true)] {
             let layer = LayerProgress {
                 digest: format!("sha256:{:064}", 7),

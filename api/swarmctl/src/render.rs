@@ -26,7 +26,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     if then.0 == 0 {
         return "-".into();
     }
@@ -58,7 +58,7 @@ fn join<T: ToString>(values: &[T]) -> String {
     )
 }
 
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     let text = text.strip_prefix("sha256:").unwrap_or(text);
     text.chars().take(12).collect()
 }
@@ -210,10 +210,21 @@ fn state(task: &Task, now: Timestamp) -> String {
     text
 }
 
+/// The name by which a service has an image is not shown where the same one has its plain name as well.
 fn images(images: &[&Image], now: Timestamp) -> String {
+    let named = |image: &&&Image| {
+        let r = &image.reference;
+        let is_plain = |other: &&&Image| {
+            let o = &other.reference;
+            o.digest().is_none()
+                && (o.name(), o.tag()) == (r.name(), r.tag())
+                && other.digest == image.digest
+        };
+        r.digest().is_none() || !images.iter().any(|other| is_plain(&other))
+    };
     table(
         &["NAME", "DIGEST", "LAYERS", "SIZE", "CREATED"],
-        images.iter().map(|i| {
+        images.iter().filter(named).map(|i| {
             vec![
                 i.reference.to_string(),
                 short(&i.digest),

@@ -221,6 +221,21 @@ ctrl-c is sent to the task; a second one kills it, a third one ends swarmctl.")]
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Make an image of what a task's container has changed in its own
+    #[command(after_help = "\
+Examples:
+  swarmctl commit web.1 team/web:patched -m 'a hot fix'
+  swarmctl commit shell.1 tools -c 'CMD [\"/bin/sh\"]' -c 'ENV LANG=C.UTF-8'
+
+The configuration is that of its image with these changes; what the task itself was given (arguments, environment)
+and what is in volumes is not in it.")]
+    Commit(CommitArgs),
+    /// Show what takes up the disks: images, containers, volumes
+    Df {
+        /// Each image, container and volume
+        #[arg(short, long)]
+        verbose: bool,
+    },
     /// Networks that span the hosts
     #[command(subcommand)]
     Network(NetworkCommand),
@@ -392,6 +407,38 @@ Credentials are those of Docker's file on the agent's node (`docker login`, `sko
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Put an image into its registry, or under another name into that one's
+    #[command(after_help = "\
+Examples:
+  swarmctl image push registry.example/team/web:1.2
+  swarmctl image push web registry.example/team/web:1.2
+
+Credentials are those of Docker's file on the agent's node (`docker login`, `skopeo login`). What the registry has already
+is not sent.")]
+    Push {
+        /// NAME or NAME:TAG
+        name: String,
+        /// REGISTRY/NAME or REGISTRY/NAME:TAG; the image's own name if not given
+        #[arg(value_name = "AS")]
+        to: Option<String>,
+    },
+    /// Give an image a further name
+    #[command(after_help = "Example:\n  swarmctl image tag web registry.example/team/web:1.2")]
+    Tag {
+        /// NAME or NAME:TAG
+        name: String,
+        /// The further one
+        #[arg(value_name = "NEW")]
+        to: String,
+    },
+    /// Show the steps in which an image was made, newest first
+    History {
+        /// Cut nothing off
+        #[arg(long)]
+        no_trunc: bool,
+        /// NAME or NAME:TAG
+        name: String,
+    },
     /// Remove all images that no service and no task uses
     Prune {
         /// Do so; without it, say which those are
@@ -412,6 +459,27 @@ Credentials are those of Docker's file on the agent's node (`docker login`, `sko
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// A line of a Dockerfile that changes the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, STOPSIGNAL,
+    /// USER, VOLUME or WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub(crate) change: Vec<String>,
+    /// What the history says of it
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
+    /// Who made it
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) author: String,
+    /// Let the container go on meanwhile; its files may then be of different moments
+    #[arg(long)]
+    pub(crate) no_pause: bool,
+    /// The task
+    pub(crate) task: String,
+    /// The image's name: NAME or NAME:TAG
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]

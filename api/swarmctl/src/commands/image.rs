@@ -1,7 +1,7 @@
 //! `image import`, `load`, `save` and `prune`: archives go to the agent and come from it, an import with a progress bar
 //! where it takes long.
 
-use crate::cli::{ImportArgs, environment};
+use crate::cli::{CommitArgs, ImportArgs, environment};
 use crate::context::Context;
 use crate::failure;
 use crate::terminal;
@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
+use swarm_api::backend::CommitOptions;
 use swarm_api::model::{ImageConfig, ImageReference, Kind, Object, Query};
 use swarm_api::{Backend, BoxStream, Error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -59,6 +60,32 @@ pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
     };
     bar.finish_and_clear();
     context.print(&image?, |i| i.reference.to_string())
+}
+
+/// `image push`.
+pub(crate) async fn push(context: &Context, name: String, to: Option<String>) -> Result<()> {
+    let client = context.client().await?;
+    let pushed = crate::pull::push(&client, &name, to).await?;
+    context.print(&pushed, |p| format!("{}@{}", p.reference, p.digest))
+}
+
+/// `image tag`.
+pub(crate) async fn tag(context: &Context, name: String, to: String) -> Result<()> {
+    let image = context.client().await?.tag_image(name, to).await?;
+    context.print(&image, |i| i.reference.to_string())
+}
+
+/// `commit`.
+pub(crate) async fn commit(context: &Context, args: CommitArgs) -> Result<()> {
+    let options = CommitOptions {
+        changes: args.change,
+        message: args.message,
+        author: args.author,
+        no_pause: args.no_pause,
+    };
+    let client = context.client().await?;
+    let image = client.commit(args.task, args.name, options).await?;
+    context.print(&image, |i| i.reference.to_string())
 }
 
 /// `image load`.

@@ -5,6 +5,7 @@ mod enter;
 mod image;
 mod show;
 mod streams;
+mod usage;
 
 use crate::cli::{
     Cli, Command, ImageCommand, NetworkCommand, NodeCommand, ServiceCommand, TokenCommand,
@@ -70,6 +71,8 @@ pub(crate) async fn execute(cli: Cli) -> Result<i32> {
         Command::Node(command) => return node(context, command).await,
         Command::Service(command) => return service(context, command).await,
         Command::Image(command) => return image(context, command).await,
+        Command::Commit(args) => image::commit(context, args).await?,
+        Command::Df { verbose } => return usage::df(context, verbose).await,
         Command::Network(command) => return network(context, command).await,
         Command::Completion { shell } => {
             // Not straight to standard output: clap_complete panics where that is closed.
@@ -132,6 +135,11 @@ async fn image(context: &Context, command: ImageCommand) -> Result<i32> {
         }
         ImageCommand::Load { name, file } => image::load(context, name, &file).await?,
         ImageCommand::Save { file, names } => image::save(context, &file, names).await?,
+        ImageCommand::Push { name, to } => image::push(context, name, to).await?,
+        ImageCommand::Tag { name, to } => image::tag(context, name, to).await?,
+        ImageCommand::History { no_trunc, name } => {
+            usage::history(context, name, no_trunc).await?;
+        }
         ImageCommand::Prune { force } => return image::prune(context, force).await,
         ImageCommand::Ls => show::list(context, Kind::Image).await?,
         ImageCommand::Inspect { names } => return show::inspect(context, Kind::Image, names).await,
