@@ -105,7 +105,13 @@ impl Http {
             .map_err(|_| no_address(authority))?;
         let (host, port) = place(&uri)?;
         let plain = match self.reach(&host, port).await {
-            Err(_) if self.proxies.to(true, &host, port).is_some() => true,
+            Err(_)
+                if [true, false]
+                    .iter()
+                    .any(|tls| self.proxies.to(*tls, &host, port).is_some()) =>
+            {
+                true
+            }
             Err(_) => {
                 // Nobody at the port of TLS: it may be that of HTTP.
                 uri.port().is_none() && tcp(&host, 80).await.is_ok()

@@ -9,8 +9,10 @@ use tokio::net::TcpListener;
 /// What came.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
@@ -81,12 +83,22 @@ impl Fake {
                     }
                     let head = String::from_utf8(head).unwrap();
                     let mut lines = head.lines();
-                    let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
+                    let mut words = lines.next().unwrap().split(' ').map(str::to_owned);
+                    let (method, path) = (words.next().unwrap(), words.next().unwrap());
                     let headers = lines
                         .filter_map(|l| l.split_once(": "))
                         .map(|(n, v)| (n.to_lowercase(), v.to_owned()))
                         .collect();
-                    let one = Asked { path, headers };
+                    let mut one = Asked {
+                        method,
+                        path,
+                        headers,
+                        body: Vec::new(),
+                    };
+                    one.body = vec![0; one.header("content-length").parse().unwrap_or(0)];
+                    if stream.read_exact(&mut one.body).await.is_err() {
+                        return;
+                    }
                     let reply = answer(&one);
                     log.lock().unwrap().push(one);
                     let mut out = format!(

@@ -6,6 +6,7 @@
 mod archives;
 mod fake;
 mod image;
+mod push;
 mod real;
 
 use fake::{Asked, Fake, Reply};

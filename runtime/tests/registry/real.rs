@@ -3,7 +3,7 @@
 use crate::image::{Packed, Parts, layer};
 use crate::{ARCH, host, pull};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use swarm_api::backend::PullPolicy;
@@ -11,9 +11,9 @@ use swarm_runtime::registry::RegistryConfig;
 use tempfile::TempDir;
 
 /// A registry on this host; it ends with the test.
-struct Registry {
+pub(crate) struct Registry {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
     temp: TempDir,
 }
 
@@ -25,7 +25,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn start(tls: bool) -> Self {
+    pub(crate) fn start(tls: bool) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -61,7 +61,7 @@ impl Registry {
         registry
     }
 
-    fn put(&self, parts: &Parts, name: &str, more: &[&str]) {
+    pub(crate) fn put(&self, parts: &Parts, name: &str, more: &[&str]) {
         let layout = self.temp.path().join(name.replace(['/', ':'], "-"));
         parts.layout(&layout);
         let output = Command::new("skopeo")
@@ -83,9 +83,37 @@ impl Registry {
         );
     }
 
-    fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
     }
+
+    /// Has its authority trusted where it goes by `name`.
+    pub(crate) fn trust(&self, ca_dir: &Path, name: &str) {
+        let own = ca_dir.join(name);
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::copy(self.temp.path().join("ca.crt"), own.join("ca.crt")).unwrap();
+    }
+
+    /// Writes its user and password into a credential file.
+    pub(crate) fn write_credentials(&self, file: &Path) {
+        let auths = format!(
+            r#"{{"auths":{{"127.0.0.1:{}":{{"auth":"dTpw"}}}}}}"#,
+            self.port
+        );
+        std::fs::write(file, auths).unwrap();
+    }
+}
+
+/// A configuration that trusts a registry with TLS, and its credential file, which is not there yet.
+pub(crate) fn trusting(registry: &Registry, dir: &Path) -> (RegistryConfig, PathBuf) {
+    let (folder, credentials) = (dir.join("certs"), dir.join("config.json"));
+    registry.trust(&folder, &format!("127.0.0.1:{}", registry.port));
+    let config = RegistryConfig {
+        ca_dir: Some(folder),
+        credentials: Some(credentials.clone()),
+        ..RegistryConfig::default()
+    };
+    (config, credentials)
 }
 
 /// A certificate of an authority of its own, whom nobody trusts yet: `ca.crt`.
@@ -97,7 +125,7 @@ fn certify(dir: &Path) -> String {
     std::fs::write(dir.join("ca.crt"), certificate.pem()).unwrap();
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let names = vec!["127.0.0.1".to_owned()];
+    let names = vec!["127.0.0.1".to_owned(), "reg.test".to_owned()];
     let own = rcgen::CertificateParams::new(names).unwrap();
     let own = own.signed_by(&key, &issuer).unwrap();
     std::fs::write(dir.join("own.crt"), own.pem()).unwrap();
@@ -191,19 +219,13 @@ async fn a_registry_of_one_s_own_is_trusted_by_its_authority_and_asked_with_a_pa
         why.contains("certificate") && why.contains("ca.crt"),
         "{why}"
     );
-    let own = folder.join(format!("127.0.0.1:{}", registry.port));
-    std::fs::create_dir_all(&own).unwrap();
-    std::fs::copy(registry.temp.path().join("ca.crt"), own.join("ca.crt")).unwrap();
+    registry.trust(&folder, &format!("127.0.0.1:{}", registry.port));
     let why = pull(&host, &name, PullPolicy::Missing)
         .await
         .unwrap_err()
         .to_string();
     assert!(why.contains("docker login"), "{why}");
-    let auths = format!(
-        r#"{{"auths":{{"127.0.0.1:{}":{{"auth":"dTpw"}}}}}}"#,
-        registry.port
-    );
-    std::fs::write(&credentials, auths).unwrap();
+    registry.write_credentials(&credentials);
     let image = pull(&host, &name, PullPolicy::Missing).await.unwrap();
     assert_eq!(image.layers, parts.diff_ids);
 }
