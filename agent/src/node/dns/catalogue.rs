@@ -76,9 +76,13 @@ mod tests {
     #[test]
     fn of_tasks_that_are_checked_only_the_healthy_are_found() {
         let mut state = state();
-        for (number, health) in [HealthState::Starting, HealthState::Healthy, HealthState::Unhealthy]
-            .into_iter()
-            .enumerate()
+        for (number, health) in [
+            HealthState::Starting,
+            HealthState::Healthy,
+            HealthState::Unhealthy,
+        ]
+        .into_iter()
+        .enumerate()
         {
             let mut task = place(&mut state, number as u64 + 1, 1, TaskState::Running);
             task.status.health = Some(Health {
