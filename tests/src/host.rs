@@ -84,6 +84,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Where everything of it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

@@ -19,6 +19,7 @@ pub mod linearizability;
 pub mod netns;
 pub mod processes;
 pub mod pty;
+pub mod soak;
 pub mod user;
 pub mod wait;
 

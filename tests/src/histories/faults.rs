@@ -89,6 +89,7 @@ pub struct Faults<'a> {
     kinds: Vec<Kind>,
     dice: Dice,
     lives: Lives,
+    spared: Option<usize>,
     present: Vec<Fault>,
 }
 
@@ -111,8 +112,16 @@ impl<'a> Faults<'a> {
             kinds,
             dice,
             lives,
+            spared: None,
             present: Vec::new(),
         }
+    }
+
+    /// The agent of this host, from 0, is never ended.
+    #[must_use]
+    pub fn sparing(mut self, host: usize) -> Self {
+        self.spared = Some(host);
+        self
     }
 
     /// Lets faults befall for `time`; `say` hears of each.
@@ -182,20 +191,22 @@ impl<'a> Faults<'a> {
         let other =
             (n + 1 + usize::try_from(self.dice.below(count.max(2) - 1)).unwrap_or_default())
                 % hosts.len();
+        let is_end = matches!(
+            kind,
+            Kind::Kill | Kind::KillLeader | Kind::Stop | Kind::PowerOff
+        );
+        let is_spared = self.spared.is_some_and(|spared| is_end && spared == n)
+            || (self.spared.is_some() && kind == Kind::KillAll);
         let is_of_two = matches!(kind, Kind::Deafen | Kind::Part);
         let is_of_all = kind == Kind::KillAll && !self.present.is_empty();
-        if is_of_all || self.is_struck(n) || (is_of_two && self.is_struck(other)) {
+        if is_spared || is_of_all || self.is_struck(n) || (is_of_two && self.is_struck(other)) {
             return Ok(None);
         }
         let host = &hosts[n];
         let name = &host.name;
         // Known before it is made, so that what is half made is healed.
         let mut set = |fault| {
-            match fault {
-                Fault::Down(n) | Fault::Off(n) => self.lives.end(n),
-                Fault::AllDown => (0..hosts.len()).for_each(|n| self.lives.end(n)),
-                _ => {}
-            }
+            ends(&self.lives, fault);
             self.present.push(fault);
         };
         Ok(Some(match kind {
@@ -268,6 +279,8 @@ impl<'a> Faults<'a> {
     pub fn heal_all(&mut self) -> Result<()> {
         let hosts = self.cluster.hosts();
         for fault in std::mem::take(&mut self.present) {
+            // Who asked between the end that was announced and the real one asked the old one still.
+            ends(&self.lives, fault);
             let healed = match fault {
                 Fault::Down(n) => start(&hosts[n]),
                 Fault::AllDown => hosts.iter().try_for_each(start),
@@ -279,6 +292,15 @@ impl<'a> Faults<'a> {
             healed.with_context(|| format!("cannot heal {fault:?}"))?;
         }
         Ok(())
+    }
+}
+
+/// Tells whose agents end by it.
+fn ends(lives: &Lives, fault: Fault) {
+    match fault {
+        Fault::Down(n) | Fault::Off(n) => lives.end(n),
+        Fault::AllDown => lives.end_all(),
+        Fault::Frozen(_) | Fault::Network(..) | Fault::Full(_) => {}
     }
 }
 

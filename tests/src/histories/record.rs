@@ -86,6 +86,10 @@ impl Lives {
         self.0[host].fetch_add(1, Ordering::SeqCst);
     }
 
+    pub(super) fn end_all(&self) {
+        (0..self.0.len()).for_each(|host| self.end(host));
+    }
+
     pub(super) fn of_host(&self, host: usize) -> u64 {
         self.0[host].load(Ordering::SeqCst)
     }
