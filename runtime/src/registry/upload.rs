@@ -10,7 +10,7 @@ use std::time::Duration;
 use swarm_api::{Error, Result};
 
 /// The most that is sent in one request, and held for it.
-pub const CHUNK: usize = 8 << 20;
+const CHUNK: usize = 8 << 20;
 /// The largest piece that a registry may insist on.
 const LARGEST_CHUNK: usize = 64 << 20;
 const ATTEMPTS: u32 = 5;

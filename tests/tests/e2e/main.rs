@@ -8,6 +8,7 @@ mod health;
 mod histories;
 mod host_scope;
 mod images;
+mod making;
 mod network;
 mod registry;
 mod rootless;

@@ -11,7 +11,7 @@ use swarm_tests::{Cluster, images, wait_until, with_hosts};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A registry on a host; it ends with the test.
-struct Registry<'a> {
+pub(crate) struct Registry<'a> {
     host: &'a Host,
     process: Child,
 }
@@ -24,7 +24,7 @@ impl Drop for Registry<'_> {
 }
 
 impl<'a> Registry<'a> {
-    fn start(host: &'a Host) -> Result<Self> {
+    pub(crate) fn start(host: &'a Host) -> Result<Self> {
         let folder = host.scratch()?;
         let file = folder.join("registry.yml");
         std::fs::write(
@@ -51,7 +51,7 @@ impl<'a> Registry<'a> {
         Ok(registry)
     }
 
-    fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}:5000/{name}", self.host.address)
     }
 
@@ -99,7 +99,7 @@ fn version(host: &Host, task: &str) -> Result<String> {
 }
 
 /// Hosts that may speak to registries of theirs without TLS.
-fn hosts(count: usize) -> swarm_tests::Builder {
+pub(crate) fn hosts(count: usize) -> swarm_tests::Builder {
     alone(count).argument("--insecure-registries=10.0.0.0/8")
 }
 
