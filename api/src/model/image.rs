@@ -116,8 +116,12 @@ impl std::str::FromStr for ImageReference {
         if name.is_empty() {
             return bad("a part of it is empty");
         }
-        if named.len() > 255 {
-            return bad("it is longer than 255 characters");
+        // Each for itself, so that a name that is accepted is accepted as well when it is written with the tag that it lacks.
+        if name.len() > 255 {
+            return bad("its name is longer than 255 characters");
+        }
+        if tag.len() > 128 {
+            return bad("its tag is longer than 128 characters");
         }
         let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if let Some(c) = name
@@ -329,5 +333,19 @@ mod tests {
         ] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
+    }
+
+    /// Found by fuzzing: the tag that is added made some names too long to be read again.
+    #[test]
+    fn the_longest_name_can_be_read_again() {
+        let name = "a".repeat(255);
+        let written = parse(&name).to_string();
+        assert_eq!(parse(&written), parse(&name));
+        assert!("a".repeat(256).parse::<ImageReference>().is_err());
+        assert!(
+            format!("a:{}", "b".repeat(129))
+                .parse::<ImageReference>()
+                .is_err()
+        );
     }
 }

@@ -52,9 +52,9 @@ impl Target {
         }
         let selector = reference.selector();
         // Of a path like `…/manifests/..` the registry may answer something else than was asked for.
-        if selector.starts_with(['.', '-']) || selector.len() > 128 {
+        if selector.starts_with(['.', '-']) {
             return Err(Error::Invalid(format!(
-                "\"{selector}\" cannot be a tag in {registry}: it begins with a letter, a digit or '_', and has at most 128 characters"
+                "\"{selector}\" cannot be a tag in {registry}: it begins with a letter, a digit or '_'"
             )));
         }
         Ok(Self {

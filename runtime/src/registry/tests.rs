@@ -9,12 +9,7 @@ const B: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 /// The path of a request is made of it.
 #[test]
 fn a_tag_that_is_a_step_of_a_path_is_refused() {
-    for bad in [
-        "r.example/a:..",
-        "r.example/a:.",
-        "r.example/a:-x",
-        &format!("r.example/a:{}", "x".repeat(129)),
-    ] {
+    for bad in ["r.example/a:..", "r.example/a:.", "r.example/a:-x"] {
         assert!(target(bad, None).is_err(), "{bad}");
     }
     assert!(target("r.example/a:_1.2-x", None).is_ok());
