@@ -23,6 +23,16 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// This node lost its lead while it had a proposal in hand. It may or may not take effect later: another voter may
+    /// have it, also where this node's own entry has given way to the next leader's.
+    #[error(
+        "this node lost its lead meanwhile: the proposal may still take effect, look before trying again; {}",
+        leader_hint(.leader)
+    )]
+    Deposed {
+        /// The leader, where this node knows one that is alive.
+        leader: Option<u64>,
+    },
     /// A linearizable read could not be confirmed.
     #[error(
         "cannot confirm the read with a quorum of the voters: {0}; try again or accept a stale read"

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use support::{Cluster, text};
-use swarm_consensus::{Error, MemoryDisk, Role};
+use swarm_consensus::{Error, MemoryDisk, Role, Status};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +136,7 @@ async fn a_leader_without_a_quorum_neither_commits_nor_reads_and_gives_way() {
     );
     assert!(matches!(
         lonely.0,
-        Err(Error::Timeout { .. } | Error::NotLeader { .. })
+        Err(Error::Timeout { .. } | Error::Deposed { .. })
     ));
     assert!(lonely.1.is_err());
     assert!(!old.status().has_quorum);
@@ -146,6 +146,28 @@ async fn a_leader_without_a_quorum_neither_commits_nor_reads_and_gives_way() {
     cluster.settle(index).await;
     assert_eq!(old.ledger.commands(), ["elsewhere"]);
     old.until(|s| s.role == Role::Follower).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_leader_does_not_promise_that_what_it_had_in_hand_is_undone() {
+    let cluster = Cluster::of(3).await;
+    let old = cluster.leader().await;
+    cluster.links.set_alone(old.id, true);
+    let raft = old.raft().clone();
+    let lonely = tokio::spawn(async move { raft.propose(text("lonely")).await });
+    let mut others = (1..=3).filter(|id| *id != old.id);
+    let (one, two) = (others.next().unwrap(), others.next().unwrap());
+    tokio::select! {
+        _ = cluster.node(one).until(Status::is_leader) => {}
+        _ = cluster.node(two).until(Status::is_leader) => {}
+    }
+    cluster.links.set_alone(old.id, false);
+    let why = lonely.await.unwrap().unwrap_err();
+    assert!(matches!(why, Error::Deposed { .. }), "{why:?}");
+    // Who proposes to it from now on is told for sure.
+    old.until(|s| s.role == Role::Follower).await;
+    let why = old.raft().propose(text("late")).await.unwrap_err();
+    assert!(matches!(why, Error::NotLeader { .. }), "{why:?}");
 }
 
 #[tokio::test(start_paused = true)]

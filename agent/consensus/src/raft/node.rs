@@ -163,7 +163,7 @@ impl Consensus {
     /// # Errors
     /// Certainly not applied: [`Error::NotLeader`], [`Error::TooLarge`], [`Error::NotRunning`],
     /// [`Error::Stopped`] when returned at once. Possibly applied, now or later:
-    /// [`Error::Timeout`], [`Error::Storage`] and the others after a wait. A command that must
+    /// [`Error::Deposed`], [`Error::Timeout`], [`Error::Storage`] and the others after a wait. A command that must
     /// not be doubled carries a number of its own.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed, Error> {
         let limit = self.inner.config.max_command;
@@ -181,8 +181,10 @@ impl Consensus {
                     index: written.log_id.index,
                     outcome: written.data,
                 }),
+                // Also said of an entry that was in the log and was sent to others.
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                    Err(self.not_leader())
+                    let leader = self.other_leader();
+                    Err(Error::Deposed { leader })
                 }
                 Err(RaftError::APIError(e)) => Err(Error::Membership(e.to_string())),
                 Err(RaftError::Fatal(e)) => Err(self.inner.fatal(&running, &e)),
@@ -286,10 +288,14 @@ impl Consensus {
     }
 
     pub(super) fn not_leader(&self) -> Error {
+        let leader = self.other_leader();
+        Error::NotLeader { leader }
+    }
+
+    fn other_leader(&self) -> Option<u64> {
         let status = self.inner.status.borrow();
         // Its own view may be a moment old.
-        let leader = status.leader.filter(|id| *id != status.node_id);
-        Error::NotLeader { leader }
+        status.leader.filter(|id| *id != status.node_id)
     }
 
     pub(super) async fn within<T>(
