@@ -321,6 +321,15 @@ fn without_a_quorum_nothing_is_written_and_reads_say_that_they_are_stale() {
             format!("{}{}", out.stdout, out.stderr).contains("stale"),
             "{out:?}"
         );
+        // What it does not know of may have been made elsewhere.
+        for ask in [
+            &["inspect", "ghost"][..],
+            &["service", "scale", "ghost=2"],
+            &["rm", "-f", "ghost"],
+            &["lookup", "ghost"],
+        ] {
+            crate::refused(one, ask, &["ghost", "quorum"])?;
+        }
         c.host(2).power_on()?;
         wait_until("a quorum writes again", FAILOVER, || {
             one.ok(&["service", "scale", "web=2"])?;

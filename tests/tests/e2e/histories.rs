@@ -43,11 +43,8 @@ fn what_users_and_watchers_are_told_is_consistent_on_a_calm_day() {
             },
         )?;
         eprintln!("{report}");
-        // Nothing befell: nothing is unknown, and nothing stale but what was asked for so.
-        ensure!(
-            report.unknown + report.not_done + report.resumed / 4 == 0,
-            "{report}"
-        );
+        // Nothing befell, so that everything has an answer.
+        ensure!(report.unknown + report.not_done == 0, "{report}");
         Ok(())
     });
 }
