@@ -14,7 +14,7 @@ endif
 OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm bench fuzz lint clean clean-hosts deps
+.PHONY: help build demo test test-vm torture soak bench fuzz lint clean clean-hosts deps
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
@@ -44,6 +44,18 @@ test: ## run all tests, the end-to-end ones through the real binaries as root
 test-vm: ## run the runtime's tests in a virtual machine with cgroup v2, on Debian's kernel
 	@tests/install-deps.sh --vm
 	@tests/vm/run.sh
+
+torture: ## judge what users and watchers are told while faults befall the hosts (DURATION=10m, HOSTS=3; SEED=N: the same actions again)
+	@tests/install-deps.sh
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(CARGO) build --release -p swarm-tests --bin swarm-torture
+	$(SUDO) $(TARGET)/release/swarm-torture histories $(or $(DURATION),10m) $(or $(HOSTS),3)
+
+soak: ## work under faults with real containers, and look for what is not given back (DURATION=1h, HOSTS=3, SEED=N)
+	@tests/install-deps.sh
+	$(CARGO) build --release -p swarmd -p swarmctl
+	$(CARGO) build --release -p swarm-tests --bin swarm-torture
+	$(SUDO) $(TARGET)/release/swarm-torture soak $(or $(DURATION),1h) $(or $(HOSTS),3)
 
 bench: ## measure the figures of docs/benchmarks.md, beside Docker Swarm, runc and crun (PARTS=cluster or runtime: only that)
 	@tests/install-deps.sh --bench
