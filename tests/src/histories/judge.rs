@@ -32,6 +32,8 @@ pub struct Report {
     pub gaps: usize,
     /// Reads that were compared with the events up to their index.
     pub compared: usize,
+    /// Whether the history would have been found wrong if its stale answers had been given as fresh ones.
+    pub sharp: bool,
 }
 
 impl std::fmt::Display for Report {
@@ -39,7 +41,8 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{} operations: {} changes acknowledged, {} unknown, {} not made; {} stale answers; ordered in {} steps; \
-             {} events, streams resumed {} times, {} gaps told; {} reads compared with the events",
+             {} events, streams resumed {} times, {} gaps told; {} reads compared with the events; stale answers \
+             taken for fresh ones {}",
             self.operations,
             self.acknowledged,
             self.unknown,
@@ -49,7 +52,12 @@ impl std::fmt::Display for Report {
             self.events,
             self.resumed,
             self.gaps,
-            self.compared
+            self.compared,
+            if self.sharp {
+                "would be found"
+            } else {
+                "would not be found"
+            }
         )
     }
 }
@@ -69,7 +77,7 @@ pub(super) fn judge(keys: &[Key], records: &[Record], watched: &[Watched]) -> Re
     }
     fresh_answers_never_go_back(keys, records)?;
     a_node_never_goes_back(keys, records)?;
-    match check_all(&partitions(keys, records), limit()) {
+    match check_all(&partitions(keys, records, false), limit()) {
         Verdict::Linearizable { steps } => report.steps = steps,
         Verdict::Violation(failure) => bail!("not linearizable: {failure}"),
         Verdict::Unknown { keys } => bail!(
@@ -77,6 +85,8 @@ pub(super) fn judge(keys: &[Key], records: &[Record], watched: &[Watched]) -> Re
             keys.join(", ")
         ),
     }
+    let as_if_fresh = check_all(&partitions(keys, records, true), limit());
+    report.sharp = matches!(as_if_fresh, Verdict::Violation(_));
     report.resumed = watched.iter().map(|w| w.resumed).sum();
     report.gaps = watched.iter().map(|w| w.sequences.len() - 1).sum();
     watchers_agree(watched)?;
@@ -105,14 +115,17 @@ fn count(records: &[Record]) -> Report {
     }
 }
 
-/// The history of each object. Stale answers and what was not done are no part of it.
-pub(super) fn partitions(keys: &[Key], records: &[Record]) -> Vec<Partition<Object>> {
+/// The history of each object. What was not done is no part of it, nor are stale answers, unless for comparison.
+fn partitions(keys: &[Key], records: &[Record], with_stale: bool) -> Vec<Partition<Object>> {
     let of = |(n, key): (usize, &Key)| {
         let model = key.model();
         let mut operations = Vec::new();
         for record in records.iter().filter(|r| r.key == n) {
             let returned = match &record.outcome {
                 Outcome::Answer { output, .. } => Some((record.returned, output.clone())),
+                Outcome::Stale { output, .. } if with_stale => {
+                    Some((record.returned, output.clone()))
+                }
                 Outcome::Unknown if record.input != Input::Read => None,
                 _ => continue,
             };

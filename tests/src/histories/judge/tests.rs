@@ -120,6 +120,8 @@ fn nothing_is_wrong_with_a_good_history() {
     assert_eq!((report.unknown, report.not_done, report.stale), (1, 1, 1));
     assert_eq!((report.events, report.resumed, report.gaps), (4, 2, 0));
     assert_eq!(report.compared, 3);
+    // The stale answer shows what was gone when it was asked for.
+    assert!(report.sharp);
 }
 
 #[test]
