@@ -8,7 +8,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    AttachOptions, CommitOptions, Create, ExecSpec, FileStat, Input, LogOptions, LogRecord, Output,
     PullEvent, PullOptions, PushEvent, Stats, Update,
 };
 use swarm_api::model::{
@@ -221,6 +221,23 @@ impl Backend for Front {
 
     async fn disk_usage(&self) -> Result<Vec<DiskUsage>> {
         self.cluster()?.disk_usage().await
+    }
+
+    async fn stat_path(&self, task: String, path: String) -> Result<FileStat> {
+        self.cluster()?.stat_path(task, path).await
+    }
+
+    async fn copy_out(&self, task: String, path: String) -> Result<BoxStream<Result<Bytes>>> {
+        self.cluster()?.copy_out(task, path).await
+    }
+
+    async fn copy_in(
+        &self,
+        task: String,
+        path: String,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<()> {
+        self.cluster()?.copy_in(task, path, archive).await
     }
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {

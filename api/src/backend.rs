@@ -152,6 +152,61 @@ pub struct Stats {
     pub rx_bytes: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Processes of it that the kernel has killed for memory since its start.
+    pub oom_kills: u64,
+    /// What it waits for, where the kernel tells (PSI, cgroup v2).
+    pub pressure: Option<Pressures>,
+}
+
+/// What a container's processes wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Pressures {
+    /// A processor.
+    pub cpu: Pressure,
+    /// Memory.
+    pub memory: Pressure,
+    /// Disks.
+    pub io: Pressure,
+}
+
+/// Shares of the last 10 seconds, in hundredths of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Pressure {
+    /// In which a process of it waited.
+    pub some: u32,
+    /// In which all of them that were not idle waited.
+    pub full: u32,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, a pipe or a socket.
+    Other,
+}
+
+/// What is at a path in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStat {
+    /// The last part of its path; `/` for the root.
+    pub name: String,
+    /// What it is.
+    pub kind: FileKind,
+    /// Its bytes.
+    pub size: u64,
+    /// Its permissions, as chmod(1) takes them in octal.
+    pub mode: u32,
+    /// When it was changed.
+    pub modified_at: Timestamp,
+    /// Where a symbolic link leads; else empty.
+    pub target: String,
 }
 
 /// When an image is fetched from its registry.
@@ -170,6 +225,19 @@ pub enum PullPolicy {
 pub struct PullOptions {
     /// When.
     pub policy: PullPolicy,
+    /// Every node that is ready gets it, not only the one that is asked.
+    pub all_nodes: bool,
+    /// The manifest that the name is to stand for, where that is decided.
+    pub digest: Option<String>,
+}
+
+/// What became of an image on another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulledNode {
+    /// The node's name.
+    pub name: String,
+    /// Why it does not have the image.
+    pub failure: Option<String>,
 }
 
 /// How far a layer is.
@@ -189,6 +257,10 @@ pub struct LayerProgress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant)]
 pub enum PullEvent {
+    /// The manifest that the name stands for is known.
+    Resolved(String),
+    /// Another node has it, or cannot get it.
+    Node(PulledNode),
     /// A layer has come further.
     Layer(LayerProgress),
     /// The image is here, and known.
@@ -369,6 +441,37 @@ pub trait Backend: Send + Sync + 'static {
         let _ = to;
         Err(crate::Error::Unsupported(format!(
             "cannot name the image {name}: this backend cannot do so"
+        )))
+    }
+
+    /// What is at a path in the container of a task that runs or has ended. A symbolic link at its end is not followed,
+    /// unless `/` or `/.` follow. Whatever links say, it is looked for in the container alone.
+    async fn stat_path(&self, task: String, path: String) -> Result<FileStat> {
+        Err(crate::Error::Unsupported(format!(
+            "cannot look for {path} in {task}: this backend cannot do so"
+        )))
+    }
+
+    /// A file, or a directory with all in it, out of a task's container: a tar archive. `path` is as for
+    /// [`Backend::stat_path`]; the archive's names begin with its last part, with `.` where it ends with that or is the
+    /// root.
+    async fn copy_out(&self, task: String, path: String) -> Result<BoxStream<Result<Bytes>>> {
+        Err(crate::Error::Unsupported(format!(
+            "cannot copy {path} out of {task}: this backend cannot do so"
+        )))
+    }
+
+    /// Unpacks a tar archive into the directory `path` in a task's container. A directory there is never replaced by
+    /// something else, nor the other way round.
+    async fn copy_in(
+        &self,
+        task: String,
+        path: String,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<()> {
+        let _ = archive;
+        Err(crate::Error::Unsupported(format!(
+            "cannot copy to {path} in {task}: this backend cannot do so"
         )))
     }
 

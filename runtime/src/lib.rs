@@ -8,6 +8,7 @@
 pub mod container;
 pub mod engine;
 pub mod error;
+pub(crate) mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

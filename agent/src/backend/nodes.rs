@@ -60,6 +60,11 @@ impl NodeBackend {
         }
     }
 
+    /// What the node answers when it is done with something that may take long.
+    pub(super) async fn finish<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        work.await.map_err(|e| blame(&self.name, e))
+    }
+
     /// A stream that the node opens.
     pub(super) async fn open<T: Send + 'static>(
         &self,

@@ -5,7 +5,7 @@ use super::server::gather;
 use super::status::from_status;
 use super::{LARGEST_MESSAGE, chunks};
 use crate::backend::{
-    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    AttachOptions, CommitOptions, Create, ExecSpec, FileStat, Input, LogOptions, LogRecord, Output,
     PullEvent, PullOptions, PushEvent, Stats, Update,
 };
 use crate::model::{
@@ -24,7 +24,7 @@ use std::time::Duration;
 use swarm_proto::v1;
 use swarm_proto::v1::backend_client::BackendClient;
 use swarm_proto::v1::control_client::ControlClient;
-use swarm_proto::v1::{attach_request, exec_request, import_image_request};
+use swarm_proto::v1::{attach_request, copy_in_request, exec_request, import_image_request};
 use tokio::net::UnixStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
@@ -278,6 +278,42 @@ impl Backend for Client {
         images.into_iter().map(TryInto::try_into).collect()
     }
 
+    async fn stat_path(&self, task: String, path: String) -> Result<FileStat> {
+        let request = v1::StatPathRequest { task, path };
+        ask(self.backend().stat_path(request).await)?.try_into()
+    }
+
+    async fn copy_out(&self, task: String, path: String) -> Result<BoxStream<Result<Bytes>>> {
+        let request = v1::CopyOutRequest { task, path };
+        let archive = ask(self.backend().copy_out(request).await)?;
+        Ok(receive(archive, |piece: v1::CopyOutResponse| {
+            Ok(piece.chunk)
+        }))
+    }
+
+    async fn copy_in(
+        &self,
+        task: String,
+        path: String,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<()> {
+        use copy_in_request::Message;
+        let unreadable = Arc::default();
+        let start = Message::Start(v1::CopyInStart { task, path });
+        let whole = Message::End(v1::Empty {});
+        let messages = archive_messages(
+            start,
+            Message::Chunk,
+            whole,
+            archive,
+            Arc::clone(&unreadable),
+        );
+        let requests = messages.map(|m| v1::CopyInRequest { message: Some(m) });
+        let (requests, _held) = until_dropped(requests.boxed());
+        let answer = ask(self.backend().copy_in(requests).await);
+        or_why(answer, &unreadable).map(drop)
+    }
+
     async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
         let request = v1::SaveImagesRequest { names };
         let archive = ask(self.backend().save_images(request).await)?;
@@ -294,6 +330,8 @@ impl Backend for Client {
         let request = v1::PullImageRequest {
             name,
             policy: v1::PullPolicy::from(options.policy).into(),
+            all_nodes: options.all_nodes,
+            digest: options.digest.unwrap_or_default(),
         };
         let events = ask(self.backend().pull_image(request).await)?;
         Ok(receive(events, TryInto::try_into))
@@ -370,28 +408,38 @@ fn exec_requests(start: v1::ExecStart, input: BoxStream<Input>) -> BoxStream<v1:
         .boxed()
 }
 
-/// The messages of an import. An archive that cannot be read ends them without `end`, and why is put in `unreadable`.
 fn import_requests(
     start: v1::ImportImageStart,
     archive: BoxStream<Result<Bytes>>,
     unreadable: Arc<Mutex<Option<Error>>>,
 ) -> BoxStream<v1::ImportImageRequest> {
     use import_image_request::Message;
+    let (start, end) = (Message::Start(start), Message::End(v1::Empty {}));
+    archive_messages(start, Message::Chunk, end, archive, unreadable)
+        .map(|m| v1::ImportImageRequest { message: Some(m) })
+        .boxed()
+}
+
+/// The messages that carry an archive. One that cannot be read ends them without `end`, and why is put in `unreadable`.
+fn archive_messages<M: Send + 'static>(
+    start: M,
+    chunk: fn(Bytes) -> M,
+    end: M,
+    archive: BoxStream<Result<Bytes>>,
+    unreadable: Arc<Mutex<Option<Error>>>,
+) -> BoxStream<M> {
     let pieces = archive
         .map_ok(|bytes| stream::iter(chunks::split(bytes, chunks::ARCHIVE).map(Ok)))
         .try_flatten()
-        .map_ok(Message::Chunk)
-        .chain(stream::iter([Ok(Message::End(v1::Empty {}))]))
-        .scan(unreadable, |unreadable, piece: Result<Message>| {
+        .map_ok(chunk)
+        .chain(stream::once(async { Ok(end) }))
+        .scan(unreadable, |unreadable, piece: Result<M>| {
             let piece = piece.map_err(|why| {
                 *unreadable.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
             });
             std::future::ready(piece.ok())
         });
-    stream::iter([Message::Start(start)])
-        .chain(pieces)
-        .map(|m| v1::ImportImageRequest { message: Some(m) })
-        .boxed()
+    stream::once(async { start }).chain(pieces).boxed()
 }
 
 fn ask<T>(answer: std::result::Result<Response<T>, Status>) -> Result<T> {

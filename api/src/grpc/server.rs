@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_proto::v1;
-use swarm_proto::v1::{attach_request, exec_request, import_image_request};
+use swarm_proto::v1::{attach_request, copy_in_request, exec_request, import_image_request};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Objects in one message of a list.
@@ -45,6 +45,7 @@ impl v1::backend_server::Backend for BackendService {
     type SaveImagesStream = Items<v1::SaveImagesResponse>;
     type PullImageStream = Items<v1::PullImageResponse>;
     type ExportLayerStream = Items<v1::ExportLayerResponse>;
+    type CopyOutStream = Items<v1::CopyOutResponse>;
     type PushImageStream = Items<v1::PushImageResponse>;
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Reply<v1::InfoResponse> {
@@ -189,10 +190,12 @@ impl v1::backend_server::Backend for BackendService {
     ) -> Reply<Self::PullImageStream> {
         let r = request.into_inner();
         let events = async {
-            let policy = pull_policy(r.policy)?;
-            self.backend
-                .pull_image(r.name, PullOptions { policy })
-                .await
+            let options = PullOptions {
+                policy: pull_policy(r.policy)?,
+                all_nodes: r.all_nodes,
+                digest: Some(r.digest).filter(|d| !d.is_empty()),
+            };
+            self.backend.pull_image(r.name, options).await
         };
         items(events.await, |event: PullEvent| {
             [v1::PullImageResponse::from(event)]
@@ -213,6 +216,38 @@ impl v1::backend_server::Backend for BackendService {
         let images = self.backend.load_images(name, archive(messages)).await;
         let images = into_each(images.map_err(to_status)?);
         Ok(Response::new(v1::LoadImagesResponse { images }))
+    }
+
+    async fn stat_path(&self, request: Request<v1::StatPathRequest>) -> Reply<v1::FileStat> {
+        let r = request.into_inner();
+        reply(self.backend.stat_path(r.task, r.path).await)
+    }
+
+    async fn copy_out(&self, request: Request<v1::CopyOutRequest>) -> Reply<Self::CopyOutStream> {
+        let r = request.into_inner();
+        items(self.backend.copy_out(r.task, r.path).await, |bytes| {
+            chunks::split(bytes, chunks::ARCHIVE).map(|chunk| v1::CopyOutResponse { chunk })
+        })
+    }
+
+    async fn copy_in(
+        &self,
+        request: Request<Streaming<v1::CopyInRequest>>,
+    ) -> Reply<v1::CopyInResponse> {
+        let mut messages = request.into_inner();
+        let Some(copy_in_request::Message::Start(start)) =
+            messages.message().await?.and_then(|m| m.message)
+        else {
+            return Err(no_start("CopyIn"));
+        };
+        let archive = pieces(messages, |m| match m.message {
+            Some(copy_in_request::Message::Chunk(chunk)) => Part::Chunk(chunk),
+            Some(copy_in_request::Message::End(_)) => Part::End,
+            _ => Part::Other,
+        });
+        let copied = self.backend.copy_in(start.task, start.path, archive).await;
+        copied.map_err(to_status)?;
+        Ok(Response::new(v1::CopyInResponse {}))
     }
 
     async fn save_images(
@@ -320,16 +355,34 @@ fn inputs<M: Send + 'static>(
     .boxed()
 }
 
-/// The pieces of an archive. One that breaks off ends with an error, so that it is never taken for a whole one.
+/// A message of a stream that carries an archive.
+enum Part {
+    Chunk(Bytes),
+    End,
+    Other,
+}
+
 fn archive(messages: Streaming<v1::ImportImageRequest>) -> BoxStream<Result<Bytes>> {
+    pieces(messages, |m| match m.message {
+        Some(import_image_request::Message::Chunk(chunk)) => Part::Chunk(chunk),
+        Some(import_image_request::Message::End(_)) => Part::End,
+        _ => Part::Other,
+    })
+}
+
+/// The pieces of an archive. One that breaks off ends with an error, so that it is never taken for a whole one.
+fn pieces<M: Send + 'static>(
+    messages: Streaming<M>,
+    part: fn(M) -> Part,
+) -> BoxStream<Result<Bytes>> {
     let cut_off = |why: &str| Error::Invalid(format!("the archive was cut off: {why}"));
     stream::unfold(Some(messages), move |messages| async move {
         let mut messages = messages?;
         let piece = match messages.message().await {
-            Ok(Some(m)) => match m.message {
-                Some(import_image_request::Message::Chunk(chunk)) => Ok(chunk),
-                Some(import_image_request::Message::End(_)) => return None,
-                _ => Err(cut_off("a message that is neither a piece nor the end")),
+            Ok(Some(message)) => match part(message) {
+                Part::Chunk(chunk) => Ok(chunk),
+                Part::End => return None,
+                Part::Other => Err(cut_off("a message that is neither a piece nor the end")),
             },
             Ok(None) => Err(cut_off("the client ended without saying that it was whole")),
             Err(status) => Err(cut_off(status.message())),

@@ -33,6 +33,7 @@ use std::{
 };
 
 pub use cgroup::{Cgroup, CgroupStats, Pressure, Stall, delegated};
+pub(crate) use mounts::{BindMount, stopped_root};
 pub use seccomp::{default_seccomp, default_seccomp_for};
 pub use swarm_api::backend::WindowSize;
 

@@ -9,11 +9,12 @@ mod connection;
 mod container;
 mod logs;
 mod recover;
+mod root;
 mod spawn;
 mod streams;
 mod types;
 
-use crate::container::{Cgroup, CgroupStats};
+use crate::container::Cgroup;
 use crate::shim::launch::Launch;
 use crate::shim::protocol::{Kill, ToShim};
 use crate::{Error, Result};
@@ -33,7 +34,8 @@ use swarm_api::backend::{AttachOptions, Input, LogOptions, LogStream, Output, Wi
 use swarm_api::model::Timestamp;
 use tokio::sync::broadcast;
 
-pub use types::{ContainerState, CreatedContainer, EngineConfig};
+pub(crate) use root::Root;
+pub use types::{ContainerState, CreatedContainer, EngineConfig, Usage};
 
 /// How long a shim may take to end its container before it is killed itself.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -359,7 +361,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Conflict`] where it has ended.
-    pub async fn stats(&self, id: &str) -> Result<CgroupStats> {
+    pub async fn stats(&self, id: &str) -> Result<Usage> {
         let container = self.known(id)?;
         let ended = Error::Conflict(format!("container {id} has ended; it uses nothing"));
         if container.state().is_stopped() {
@@ -367,7 +369,7 @@ impl Engine {
         }
         let dir = container.shared.dir.clone();
         cleanup::blocking(move || match cleanup::cgroup(&dir) {
-            Some(cgroup) => cgroup.stats(),
+            Some(cgroup) => Usage::of(&cgroup),
             None => Err(ended),
         })
         .await

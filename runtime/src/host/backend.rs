@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use swarm_api::backend::{
-    AttachOptions, CommitOptions, Create, ExecSpec, Input, LogOptions, LogRecord, Output,
+    AttachOptions, CommitOptions, Create, ExecSpec, FileStat, Input, LogOptions, LogRecord, Output,
     PullEvent, PullOptions, PullPolicy, PushEvent, Stats, Update,
 };
 use swarm_api::model::{
@@ -260,13 +260,18 @@ impl Backend for Host {
             && options.policy == PullPolicy::Missing
             && self.has_layers(&image).is_empty()
         {
+            self.inner.store.use_image(&reference);
             return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
         }
-        if let Some(image) = self.inner.known_by_manifest(&reference) {
+        let wanted = options.digest.as_deref().or(reference.digest());
+        if let Some(image) = self.inner.known_by_manifest(&reference, wanted) {
             self.put_image(image.clone()).await?;
             return Ok(stream::iter([Ok(PullEvent::Done(image))]).boxed());
         }
-        let events = self.inner.puller.pull(&reference, clock::now())?;
+        let events = self
+            .inner
+            .puller
+            .pull(&reference, options.digest, clock::now())?;
         let inner = std::sync::Arc::clone(&self.inner);
         let tidied = events.then(move |event| {
             let inner = std::sync::Arc::clone(&inner);
@@ -325,6 +330,23 @@ impl Backend for Host {
         Ok(vec![super::blocking(move || inner.disk_usage()).await?])
     }
 
+    async fn stat_path(&self, task: String, path: String) -> Result<FileStat> {
+        self.inner.stat_path(&task, path).await
+    }
+
+    async fn copy_out(&self, task: String, path: String) -> Result<BoxStream<Result<Bytes>>> {
+        self.inner.copy_out(&task, path).await
+    }
+
+    async fn copy_in(
+        &self,
+        task: String,
+        path: String,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<()> {
+        self.inner.copy_in(&task, path, archive).await
+    }
+
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         Ok(self.inner.store.export_layer(&digest)?)
     }
@@ -332,8 +354,8 @@ impl Backend for Host {
 
 impl Inner {
     /// An image that is here under another name, and is what a name with a digest stands for.
-    fn known_by_manifest(&self, reference: &ImageReference) -> Option<Image> {
-        let wanted = reference.digest()?;
+    fn known_by_manifest(&self, reference: &ImageReference, wanted: Option<&str>) -> Option<Image> {
+        let wanted = wanted?;
         let mut images = self.store.images().into_iter();
         let image = images.find(|i| i.manifest.as_deref() == Some(wanted))?;
         let here = self.store.missing_parts(&image).is_empty();

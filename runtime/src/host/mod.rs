@@ -7,8 +7,10 @@
 
 mod backend;
 mod clock;
+mod copy;
 mod disk;
 mod files;
+mod gc;
 mod health;
 mod images;
 mod machine;
@@ -26,6 +28,7 @@ mod volumes;
 
 use crate::engine::{ContainerState, Engine, EngineConfig};
 use crate::image::Store;
+use crate::image::neighbours::Neighbours;
 use crate::image::pull::Puller;
 use crate::image::push::Pusher;
 use crate::registry::Registry;
@@ -42,6 +45,7 @@ use table::{Entry, Origin, Record, Table, task_attributes};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use gc::GcPolicy;
 pub use types::{BuiltinImage, Dns, HostConfig, NetworkAttach, TaskOrder};
 pub(crate) use usage::on_disk;
 
@@ -182,6 +186,11 @@ impl Host {
         self.inner.store.put_layer(digest, archive).await
     }
 
+    /// Asks these before a registry from now on.
+    pub fn share(&self, neighbours: Option<Arc<dyn Neighbours>>) {
+        self.inner.puller.share(neighbours);
+    }
+
     /// Adds an image whose parts are here, in place of one of that name.
     ///
     /// # Errors
@@ -189,6 +198,51 @@ impl Host {
     pub async fn put_image(&self, image: Image) -> Result<()> {
         let store = self.inner.store.clone();
         Ok(blocking(move || store.put_image(image)).await?)
+    }
+
+    /// How often [`Host::overdue_images`] is to be asked.
+    #[must_use]
+    pub fn collect_interval(&self) -> Option<Duration> {
+        self.inner.config.gc.interval
+    }
+
+    /// The names of images that may go because nobody has used them for long, or because the disk is full, and when each was
+    /// used last. `wanted` says what must stay although nothing here uses it, `elsewhere` what can be had from others
+    /// again; what came from a registry always can.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn overdue_images(
+        &self,
+        wanted: impl Fn(&Image) -> bool + Send + 'static,
+        elsewhere: impl Fn(&Image) -> bool + Send + 'static,
+    ) -> Result<Vec<(ImageReference, Timestamp)>> {
+        let inner = Arc::clone(&self.inner);
+        let found = blocking(move || inner.overdue(&wanted, &elsewhere)).await;
+        Ok(found?)
+    }
+
+    /// Removes an image unless it was used after `used_at`, or is now. Whether it did.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn evict_image(
+        &self,
+        reference: &ImageReference,
+        used_at: Timestamp,
+    ) -> Result<bool> {
+        let Some(image) = self.inner.store.image(reference) else {
+            return Ok(true);
+        };
+        if !self.inner.lock().users_of_image(&image).is_empty() {
+            return Ok(false);
+        }
+        let (store, reference) = (self.inner.store.clone(), reference.clone());
+        let gone = blocking(move || store.remove_unused(&reference, used_at)).await?;
+        if gone {
+            self.inner.collect_layers().await;
+        }
+        Ok(gone)
     }
 
     /// Removes an image, and its layers where nothing else uses them. Containers that use it go on.
@@ -318,6 +372,37 @@ impl Inner {
         if !own && let Err(why) = self.remove_task(id).await {
             tracing::warn!(%why, %id, "cannot remove a task that was not started");
         }
+    }
+
+    fn overdue(
+        &self,
+        wanted: &dyn Fn(&Image) -> bool,
+        elsewhere: &dyn Fn(&Image) -> bool,
+    ) -> crate::Result<Vec<(ImageReference, Timestamp)>> {
+        let images = self.store.images();
+        let held = self.lock().layers();
+        let candidate = |image: &Image| gc::Candidate {
+            reference: image.reference.clone(),
+            digest: image.digest.clone(),
+            layers: image.layers.clone(),
+            used_at: self.store.used_at(&image.reference),
+            kept: image.builtin
+                || held.contains(&image.digest)
+                || wanted(image)
+                || !self.lock().users_of_image(image).is_empty(),
+            elsewhere: image.manifest.is_some() || elsewhere(image),
+        };
+        let candidates: Vec<gc::Candidate> = images.iter().map(candidate).collect();
+        let disk = usage::disk(&self.config.data_dir)?;
+        let layers = self.store.layer_sizes()?;
+        Ok(gc::doomed(
+            &self.config.gc,
+            disk,
+            &candidates,
+            &layers,
+            &held,
+            clock::now(),
+        ))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

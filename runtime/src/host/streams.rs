@@ -12,13 +12,13 @@ use swarm_api::{BoxStream, Error, Result};
 use tokio::sync::broadcast;
 
 /// Holds a task's record for as long as somebody reads its streams.
-struct Hold {
+pub(super) struct Hold {
     inner: Arc<Inner>,
     id: Id,
 }
 
 impl Hold {
-    fn new(inner: &Arc<Inner>, id: &Id) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, id: &Id) -> Self {
         *inner.lock().attached.entry(id.clone()).or_default() += 1;
         Self {
             inner: Arc::clone(inner),
@@ -218,7 +218,8 @@ impl Inner {
         let mut round = Vec::new();
         for task in tasks {
             match self.engine.stats(task.id.as_str()).await {
-                Ok(used) => {
+                Ok(usage) => {
+                    let used = usage.used;
                     let (rx_bytes, tx_bytes) =
                         task.status.pid.map_or((0, 0), machine::network_bytes);
                     round.push(Stats {
@@ -232,6 +233,8 @@ impl Inner {
                         pids: used.pids,
                         rx_bytes,
                         tx_bytes,
+                        oom_kills: usage.oom_kills,
+                        pressure: usage.pressure,
                     });
                 }
                 // It has ended meanwhile.
@@ -265,7 +268,7 @@ impl Inner {
     }
 }
 
-fn held<T: Send + 'static>(stream: BoxStream<T>, hold: Hold) -> BoxStream<T> {
+pub(super) fn held<T: Send + 'static>(stream: BoxStream<T>, hold: Hold) -> BoxStream<T> {
     stream
         .map(move |item| {
             let _hold = &hold;

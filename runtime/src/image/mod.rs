@@ -17,13 +17,14 @@ mod documents;
 pub(crate) mod fuzz;
 pub(crate) mod instructions;
 mod load;
+pub mod neighbours;
 pub(crate) mod pull;
 pub(crate) mod push;
 mod record;
-mod resolve;
+pub(crate) mod resolve;
 mod rootfs;
 mod save;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -243,6 +244,26 @@ impl Store {
         self.inner.put_image(image)
     }
 
+    /// Removes an image's name unless it was used, or came, after `used_at`. Whether it did.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub(crate) fn remove_unused(
+        &self,
+        reference: &ImageReference,
+        used_at: Timestamp,
+    ) -> Result<bool> {
+        let mut state = self.inner.lock();
+        if !state.images.contains_key(reference) {
+            return Ok(true);
+        }
+        if self.used_at(reference) > used_at {
+            return Ok(false);
+        }
+        self.inner.remove_image(&mut state, reference)?;
+        Ok(true)
+    }
+
     /// Removes an image's name. Its layers stay until [`Store::collect`].
     ///
     /// # Errors
@@ -254,12 +275,7 @@ impl Store {
                 "there is no image {reference} on this host"
             )));
         }
-        let path = self.inner.image_path(reference);
-        std::fs::remove_file(&path)
-            .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
-        sync_folder(&self.inner.images_dir)?;
-        state.images.remove(reference);
-        Ok(())
+        self.inner.remove_image(&mut state, reference)
     }
 
     /// The folders of `layers` (lowest first), topmost first, as overlayfs wants them.
@@ -320,6 +336,7 @@ impl Store {
 
     /// Notes that an image is used now.
     pub(crate) fn use_image(&self, reference: &ImageReference) {
+        let _state = self.inner.lock();
         let path = self.inner.image_path(reference);
         let now = std::time::SystemTime::now();
         let noted = File::options()
@@ -426,6 +443,15 @@ impl Store {
 }
 
 impl Inner {
+    fn remove_image(&self, state: &mut State, reference: &ImageReference) -> Result<()> {
+        let path = self.image_path(reference);
+        std::fs::remove_file(&path)
+            .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+        sync_folder(&self.images_dir)?;
+        state.images.remove(reference);
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,18 +11,18 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// A folder of ours.
-pub(super) fn open_folder(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
         .map_err(|e| Error::io(format!("open {}", path.display()), e))
 }
 
 /// Whether something was not there.
-pub(super) fn is_missing(error: &Error) -> bool {
+pub(crate) fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Opens `path`, symbolic links included, as a process would whose root directory `root` is.
-pub(super) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     open(
         root,
         path,
@@ -32,18 +32,18 @@ pub(super) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> Resul
 }
 
 /// Opens a directory like [`open_in_root`].
-pub(super) fn directory_in_root(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn directory_in_root(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     open_in_root(root, path, DIRECTORY)
 }
 
 /// Opens a directory below `root` whose path has no symbolic link in it.
-pub(super) fn directory_exact(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn directory_exact(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     open(root, path, DIRECTORY, resolve)
 }
 
 /// Opens a regular file below `root` whose path has no symbolic link in it.
-pub(super) fn open_exact(root: impl AsFd, path: &[u8]) -> std::io::Result<OwnedFd> {
+pub(crate) fn open_exact(root: impl AsFd, path: &[u8]) -> std::io::Result<OwnedFd> {
     let fd = open(
         root,
         path,

@@ -17,7 +17,7 @@ enum Piece {
 }
 
 /// A stream that a thread reads.
-pub(super) struct StreamReader {
+pub(crate) struct StreamReader {
     pieces: mpsc::Receiver<Piece>,
     now: Bytes,
     ended: bool,
@@ -39,7 +39,7 @@ impl Read for StreamReader {
 }
 
 /// Lets `work` read `stream` in a thread of its own. The stream's own error comes before what `work` makes of it.
-pub(super) async fn read_in_thread<T: Send + 'static>(
+pub(crate) async fn read_in_thread<T: Send + 'static>(
     mut stream: BoxStream<Result<Bytes>>,
     work: impl FnOnce(StreamReader) -> crate::Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -77,7 +77,7 @@ pub(super) async fn read_in_thread<T: Send + 'static>(
 }
 
 /// A stream of what `work` passes to its sink, in a thread of its own. The sink returns false when nobody reads on.
-pub(super) fn write_in_thread(
+pub(crate) fn write_in_thread(
     work: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> crate::Result<()> + Send + 'static,
 ) -> BoxStream<Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(CHUNKS);

@@ -1,7 +1,7 @@
 //! Services, images and networks.
 
 use super::{each, enumeration, into_each, narrow, need, parse, present};
-use crate::backend::{PullEvent, PullPolicy};
+use crate::backend::{PullEvent, PullPolicy, PulledNode};
 use crate::model::{
     HealthCheck, Id, Image, ImageConfig, Network, NetworkSpec, Port, Protocol, Restart,
     RestartPolicy, Service, ServiceChange, ServiceSpec, Timestamp,
@@ -241,7 +241,12 @@ impl From<PullEvent> for v1::PullImageResponse {
         use pull_image_response::Event;
         Self {
             event: Some(match event {
+                PullEvent::Resolved(digest) => Event::Resolved(digest),
                 PullEvent::Layer(layer) => Event::Layer(layer.into()),
+                PullEvent::Node(node) => Event::Node(v1::PulledNode {
+                    name: node.name,
+                    failure: node.failure.unwrap_or_default(),
+                }),
                 PullEvent::Done(image) => Event::Image(image.into()),
             }),
         }
@@ -254,7 +259,12 @@ impl TryFrom<v1::PullImageResponse> for PullEvent {
     fn try_from(response: v1::PullImageResponse) -> Result<Self> {
         use pull_image_response::Event;
         Ok(match present("event", response.event)? {
+            Event::Resolved(digest) => Self::Resolved(digest),
             Event::Layer(layer) => Self::Layer(layer.into()),
+            Event::Node(node) => Self::Node(PulledNode {
+                name: node.name,
+                failure: Some(node.failure).filter(|why| !why.is_empty()),
+            }),
             Event::Image(image) => Self::Done(image.try_into()?),
         })
     }

@@ -2,7 +2,8 @@
 
 use super::{enumeration, narrow, present, time};
 use crate::backend::{
-    AttachOptions, ExecSpec, Input, LogOptions, LogRecord, LogStream, Output, Stats, WindowSize,
+    AttachOptions, ExecSpec, FileKind, FileStat, Input, LogOptions, LogRecord, LogStream, Output,
+    Pressure, Pressures, Stats, WindowSize,
 };
 use crate::model::{Id, Timestamp};
 use crate::{Error, Result};
@@ -173,6 +174,64 @@ impl TryFrom<v1::LogRecord> for LogRecord {
     }
 }
 
+enumeration!(file_kind: FileKind = v1::FileKind, Some(FileKind::Other), { File, Directory, Symlink, Other });
+
+impl From<FileStat> for v1::FileStat {
+    fn from(f: FileStat) -> Self {
+        Self {
+            name: f.name,
+            kind: v1::FileKind::from(f.kind).into(),
+            size_bytes: f.size,
+            mode: f.mode,
+            modified_at_unix_ms: f.modified_at.0,
+            target: f.target,
+        }
+    }
+}
+
+impl TryFrom<v1::FileStat> for FileStat {
+    type Error = Error;
+
+    fn try_from(f: v1::FileStat) -> Result<Self> {
+        Ok(Self {
+            name: f.name,
+            kind: file_kind(f.kind)?,
+            size: f.size_bytes,
+            mode: f.mode,
+            modified_at: Timestamp(f.modified_at_unix_ms),
+            target: f.target,
+        })
+    }
+}
+
+impl From<Pressures> for v1::Pressures {
+    fn from(p: Pressures) -> Self {
+        let of = |p: Pressure| {
+            let (some, full) = (p.some, p.full);
+            Some(v1::Pressure { some, full })
+        };
+        Self {
+            cpu: of(p.cpu),
+            memory: of(p.memory),
+            io: of(p.io),
+        }
+    }
+}
+
+impl From<v1::Pressures> for Pressures {
+    fn from(p: v1::Pressures) -> Self {
+        let of = |p: Option<v1::Pressure>| {
+            p.map(|v1::Pressure { some, full }| Pressure { some, full })
+                .unwrap_or_default()
+        };
+        Self {
+            cpu: of(p.cpu),
+            memory: of(p.memory),
+            io: of(p.io),
+        }
+    }
+}
+
 impl From<Stats> for v1::Stats {
     fn from(s: Stats) -> Self {
         Self {
@@ -186,6 +245,8 @@ impl From<Stats> for v1::Stats {
             pids: s.pids,
             rx_bytes: s.rx_bytes,
             tx_bytes: s.tx_bytes,
+            oom_kills: s.oom_kills,
+            pressure: s.pressure.map(Into::into),
         }
     }
 }
@@ -203,6 +264,8 @@ impl From<v1::Stats> for Stats {
             pids: s.pids,
             rx_bytes: s.rx_bytes,
             tx_bytes: s.tx_bytes,
+            oom_kills: s.oom_kills,
+            pressure: s.pressure.map(Into::into),
         }
     }
 }

@@ -13,6 +13,7 @@ mod mask;
 mod options;
 mod overlay;
 mod prepare;
+mod stopped;
 
 use super::{idmap::Maps, rootless};
 use crate::{Error, Result};
@@ -25,6 +26,7 @@ use std::{
 pub(super) use build::{build, console, detach_host, finish, proc_files};
 pub(super) use kernel::is_device;
 pub(super) use overlay::root;
+pub(crate) use stopped::{BindMount, stopped_root};
 pub(super) use prepare::{prepare, readonly_file};
 
 /// What the spec says of file systems, checked.
@@ -148,6 +150,18 @@ impl Plan {
     pub(super) fn nodev(&self) -> bool {
         self.nodev
     }
+}
+
+/// Whether the container may make cgroups of its own: they are mounted for writing.
+pub(super) fn parts_cgroups(spec: &Spec) -> bool {
+    let read_only = |mount: &oci_spec::runtime::Mount| {
+        let mut options = mount.options().iter().flatten();
+        options.any(|option| option == "ro" || option == "rro")
+    };
+    spec.mounts().iter().flatten().any(|mount| {
+        let kind = mount.typ().as_deref();
+        (kind == Some("cgroup") || kind == Some("cgroup2")) && !read_only(mount)
+    })
 }
 
 /// Attaches a mount at a path of a root, which is made where it is missing.

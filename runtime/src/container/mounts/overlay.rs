@@ -81,6 +81,15 @@ pub(crate) fn root(
     }
 }
 
+/// Layers put together without mapping anybody, in a mount namespace of the caller's own.
+pub(super) fn layers(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let attr = MountAttr::default();
+    match overlay(lower, upper, work, &attr) {
+        Err(Errno::INVAL) => mount_on_upper(lower, upper, work, &attr),
+        other => other.map_err(|e| failed(lower, upper, e)),
+    }
+}
+
 fn failed(lower: &[PathBuf], upper: &Path, e: impl Into<std::io::Error>) -> Error {
     Error::io(
         format!(
@@ -175,7 +184,7 @@ fn aside(make: impl FnOnce() -> Result<OwnedFd>) -> Result<OwnedFd> {
 }
 
 /// Nothing that is mounted here is seen elsewhere.
-fn private() -> Result<()> {
+pub(super) fn private() -> Result<()> {
     let slash = rustix::fs::open(
         "/",
         rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
