@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use swarm_api::model::parse_duration;
+use swarm_runtime::host::GcPolicy;
 use swarm_runtime::registry::{Proxies, RegistryConfig};
 
 /// The agent of a small container cluster.
@@ -107,6 +109,21 @@ pub struct Settings {
     /// Pull names without a registry from this one, such as docker.io [default: such names are not pulled]
     #[arg(long, env = "SWARMD_DEFAULT_REGISTRY", value_name = "REGISTRY")]
     pub default_registry: Option<String>,
+    /// Remove images that nothing has used for so long, if they can be had again: from a registry or another host; never, or such as 12h or 7d [default: 30d]
+    #[arg(long, env = "SWARMD_IMAGE_GC_AGE", value_name = "DURATION")]
+    pub image_gc_age: Option<String>,
+    /// Remove unused images, the longest unused first, while the data directory's disk is fuller than so many percent; 100 turns it off [default: 85]
+    #[arg(long, env = "SWARMD_IMAGE_GC_HIGH", value_name = "PERCENT")]
+    pub image_gc_high: Option<u8>,
+    /// Until it is no fuller than so many [default: 75]
+    #[arg(long, env = "SWARMD_IMAGE_GC_LOW", value_name = "PERCENT")]
+    pub image_gc_low: Option<u8>,
+    /// Look for such images so often [default: 5m]
+    #[arg(long, env = "SWARMD_IMAGE_GC_INTERVAL", value_name = "DURATION")]
+    pub image_gc_interval: Option<String>,
+    /// Give images to other agents, and take them from these, at no more than so much a second each, such as 20MiB [default: as fast as it goes]
+    #[arg(long, env = "SWARMD_IMAGE_RATE", value_name = "BYTES")]
+    pub image_rate: Option<String>,
     /// Log this: error, warn, info, debug, trace, or a filter such as info,swarm_consensus=debug [default: info]
     #[arg(long, env = "SWARMD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -131,6 +148,10 @@ pub struct Config {
     pub cgroup_parent: String,
     /// Where images are pulled from.
     pub registry: RegistryConfig,
+    /// When images go by themselves.
+    pub gc: GcPolicy,
+    /// See [`Settings::image_rate`]; bytes a second.
+    pub image_rate: Option<u64>,
     /// Whether this is an ordinary user's agent: one host alone.
     pub rootless: bool,
     /// See [`Settings::log`].
@@ -155,6 +176,7 @@ impl Settings {
             Ok(name.split('.').next().unwrap_or("node").to_owned())
         };
         let registry = self.registry(&file)?;
+        let gc = self.gc(&file)?;
         let name = match self.name.or(file.name) {
             Some(name) => name,
             None => host()?,
@@ -180,6 +202,10 @@ impl Settings {
         {
             bail!("\"{cgroup_parent}\" is not a control group's name; give one such as swarmd");
         }
+        let image_rate = match self.image_rate.as_ref().or(file.image_rate.as_ref()) {
+            None => None,
+            Some(text) => Some(rate(text)?),
+        };
         let absolute = |path: PathBuf| {
             std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
         };
@@ -212,6 +238,8 @@ impl Settings {
             ),
             cgroup_parent,
             registry,
+            image_rate,
+            gc,
             log: self
                 .log
                 .or(file.log)
@@ -221,6 +249,40 @@ impl Settings {
 }
 
 impl Settings {
+    fn gc(&self, file: &Self) -> Result<GcPolicy> {
+        let standard = GcPolicy::default();
+        let high = self.image_gc_high.or(file.image_gc_high);
+        let low = self.image_gc_low.or(file.image_gc_low);
+        let high = high.unwrap_or(standard.high);
+        // One that is given alone takes the other with it.
+        let low = low.unwrap_or_else(|| standard.low.min(high));
+        if high > 100 || low > high {
+            bail!(
+                "images cannot go from {high} % of the disk until {low} %: give percents with --image-gc-low no higher than --image-gc-high"
+            );
+        }
+        let age = self.image_gc_age.as_ref().or(file.image_gc_age.as_ref());
+        let age = match age.map(String::as_str) {
+            None => standard.age,
+            Some("never") => None,
+            Some(text) => Some(parse_duration(text).context("--image-gc-age")?),
+        };
+        let interval = self.image_gc_interval.as_ref();
+        let interval = match interval.or(file.image_gc_interval.as_ref()) {
+            None => standard.interval,
+            Some(text) => Some(parse_duration(text).context("--image-gc-interval")?),
+        };
+        if interval.is_some_and(|i| i.is_zero()) {
+            bail!("--image-gc-interval cannot be 0; give a duration such as 5m");
+        }
+        Ok(GcPolicy {
+            age,
+            high,
+            low,
+            interval,
+        })
+    }
+
     fn registry(&self, file: &Self) -> Result<RegistryConfig> {
         let given =
             |own: &[String], other: &[String]| if own.is_empty() { other } else { own }.to_vec();
@@ -253,6 +315,15 @@ impl Settings {
                 .clone()
                 .or(file.default_registry.clone()),
         })
+    }
+}
+
+/// Bytes a second: a size as limits have it, with or without `/s`.
+fn rate(text: &str) -> Result<u64> {
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    match swarm_api::model::parse_bytes(size) {
+        Ok(rate) if rate > 0 => Ok(rate),
+        _ => bail!("\"{text}\" is not a rate; give --image-rate bytes a second, such as 20MiB"),
     }
 }
 
@@ -320,6 +391,47 @@ mod tests {
         );
         let error = settings(&[], &["nonsense"]).complete().unwrap_err();
         assert!(error.to_string().contains("nonsense"));
+    }
+
+    #[test]
+    fn when_images_go_is_checked() {
+        let settings = |age: Option<&str>, high, low| Settings {
+            name: Some("a".into()),
+            image_gc_age: age.map(Into::into),
+            image_gc_high: high,
+            image_gc_low: low,
+            ..Settings::default()
+        };
+        let gc = |age, high, low| settings(age, high, low).complete().map(|c| c.gc);
+        assert_eq!(gc(None, None, None).unwrap(), GcPolicy::default());
+        assert_eq!(gc(Some("never"), None, None).unwrap().age, None);
+        let low = gc(Some("2d"), Some(50), None).unwrap();
+        assert_eq!(
+            (low.age.unwrap().as_secs(), low.high, low.low),
+            (172_800, 50, 50)
+        );
+        for (age, high, low) in [
+            (Some("soon"), None, None),
+            (None, Some(101), None),
+            (None, Some(50), Some(60)),
+        ] {
+            assert!(gc(age, high, low).is_err());
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_size_a_second() {
+        let settings = |text: &str| Settings {
+            name: Some("a".into()),
+            image_rate: Some(text.into()),
+            ..Settings::default()
+        };
+        let rate = |text| settings(text).complete().map(|config| config.image_rate);
+        assert_eq!(rate("20MiB").unwrap(), Some(20 << 20));
+        assert_eq!(rate("1MiB/s").unwrap(), Some(1 << 20));
+        for wrong in ["0", "fast", "-1"] {
+            assert!(rate(wrong).unwrap_err().to_string().contains(wrong));
+        }
     }
 
     #[test]

@@ -118,6 +118,15 @@ pub enum Change {
     },
     /// A token is void.
     RemoveToken(String),
+    /// A node is about to be without an image that nothing wants. Refused where it would be lost with that.
+    DropImage {
+        /// Its name.
+        reference: String,
+        /// Its digest; nothing happens where the name stands for something else by now.
+        digest: String,
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// One decision of a plan.

@@ -17,6 +17,7 @@ pub(crate) fn may_propose(peer: Peer, change: &Change) -> Result<(), &'static st
     match change {
         Change::Report { node, .. } => own(*node, "a worker reports of its own tasks only"),
         Change::NodeFacts { id, .. } => own(*id, "a worker says facts of itself only"),
+        Change::DropImage { node, .. } => own(*node, "a worker speaks of its own images only"),
         Change::AddToken {
             role: NodeRole::Manager,
             ..

@@ -1,5 +1,6 @@
 //! What a host is given: where things are, and what the cluster asks of it. No logic.
 
+use super::gc::GcPolicy;
 use crate::registry::RegistryConfig;
 use async_trait::async_trait;
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ pub struct HostConfig {
     pub builtin: Vec<BuiltinImage>,
     /// Where images are pulled from.
     pub registry: RegistryConfig,
+    /// When images go by themselves.
+    pub gc: GcPolicy,
 }
 
 /// An image that comes with the binary.

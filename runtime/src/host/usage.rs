@@ -1,5 +1,6 @@
 //! What takes up this host's disk. Sizes are blocks on the disk; a file with several names counts once.
 
+use super::gc::Disk;
 use super::{Inner, machine};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -41,13 +42,12 @@ impl Inner {
         let layers = self.store.layer_sizes()?;
         let used_at = |image: &Image| self.store.used_at(&image.reference);
         let (images, reclaimable) = of_images(&images, &tasks, &layers, &unused, used_at);
-        let disk = rustix::fs::statvfs(&self.config.data_dir)
-            .map_err(|e| Error::io(format!("look at {}", self.config.data_dir.display()), e))?;
+        let disk = disk(&self.config.data_dir)?;
         Ok(DiskUsage {
             node_name: machine::node(&self.config).name,
             error: None,
-            disk_total: disk.f_blocks.saturating_mul(disk.f_frsize),
-            disk_free: disk.f_bavail.saturating_mul(disk.f_frsize),
+            disk_total: disk.total,
+            disk_free: disk.free,
             layers: layers.values().sum(),
             reclaimable,
             images,
@@ -104,6 +104,21 @@ impl Inner {
         }
         Ok(volumes)
     }
+}
+
+/// The file system that a folder is on.
+pub(super) fn disk(path: &Path) -> Result<Disk> {
+    let disk = rustix::fs::statvfs(path)
+        .map_err(|e| Error::io(format!("look at {}", path.display()), e))?;
+    let reserved = disk.f_bfree.saturating_sub(disk.f_bavail);
+    Ok(Disk {
+        // Without what is root's alone, as df(1) counts.
+        total: disk
+            .f_blocks
+            .saturating_sub(reserved)
+            .saturating_mul(disk.f_frsize),
+        free: disk.f_bavail.saturating_mul(disk.f_frsize),
+    })
 }
 
 fn count(number: usize) -> u32 {

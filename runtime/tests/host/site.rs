@@ -114,6 +114,7 @@ impl Site {
             version: "1.2.3".into(),
             builtin: Vec::new(),
             registry: Default::default(),
+            gc: swarm_runtime::host::GcPolicy::OFF,
         };
         let host = Host::open(config.clone()).await.unwrap();
         let archive = stream::iter([Ok(Bytes::from(busybox()))]).boxed();

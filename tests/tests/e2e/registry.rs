@@ -192,3 +192,41 @@ fn what_no_registry_has_is_refused_in_one_line_and_one_host_alone_pulls_as_well(
         Ok(())
     });
 }
+
+#[test]
+fn images_that_nobody_has_used_for_long_go_by_themselves_and_no_others() {
+    let eager = ["--image-gc-age=3s", "--image-gc-interval=500ms"];
+    let builder = eager.iter().fold(hosts(2), |b, a| b.argument(a));
+    with_hosts(builder, |c| {
+        c.form()?;
+        let (one, two) = (c.host(1), c.host(2));
+        let registry = Registry::start(one)?;
+        registry.put("used:1", "used")?;
+        registry.put("idle:1", "idle")?;
+        crate::busybox(two)?;
+        let (used, idle) = (registry.name("used:1"), registry.name("idle:1"));
+        run(two, "web", 2, &["--replicas", "2", &used])?;
+        one.ok(&["image", "pull", &idle])?;
+        wait_until("the idle one goes", UP, || {
+            let names = one.json(&["image", "ls"])?.to_string();
+            ensure!(!names.contains("idle"), "{names}");
+            Ok(())
+        })?;
+        wait_until("its layers go as well", UP, || {
+            let usage = two.json(&["df"])?.to_string();
+            ensure!(!usage.contains("idle"), "{usage}");
+            Ok(())
+        })?;
+        // What a service wants stays, and what no registry has.
+        let names = two.json(&["image", "ls"])?.to_string();
+        ensure!(
+            names.contains("used:1") && names.contains("busybox") && names.contains("whoami"),
+            "{names}"
+        );
+        one.ok(&["service", "scale", "web=3"])?;
+        one.wait_running("web", 3, UP)?;
+        // And it comes back when it is asked for.
+        run(two, "idle", 1, &[&idle])?;
+        Ok(())
+    });
+}

@@ -70,6 +70,11 @@ impl State {
             Change::RemoveNetwork(id) => self.remove_network(entry, id),
             Change::PutImage { image, node } => self.put_image(entry, image, *node),
             Change::RemoveImage(reference) => self.remove_image(entry, reference),
+            Change::DropImage {
+                reference,
+                digest,
+                node,
+            } => self.drop_image(entry, reference, digest, *node),
             Change::AddToken {
                 id,
                 hash,

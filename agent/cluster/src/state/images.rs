@@ -4,7 +4,7 @@ use super::apply::Entry;
 use super::{ImageRecord, State};
 use crate::command::Outcome;
 use std::collections::BTreeSet;
-use swarm_api::model::{EventAction, Id, Image, ImageReference, Kind, NodeId, Object};
+use swarm_api::model::{EventAction, Id, Image, ImageReference, Kind, NodeHealth, NodeId, Object};
 use swarm_api::{Error, Result};
 
 impl State {
@@ -56,6 +56,65 @@ impl State {
         self.images.remove(&reference);
         self.tell_image(entry, &image, EventAction::Removed, String::new());
         Ok(Some(Object::Image(image)))
+    }
+
+    /// The last node's copy goes only where a registry has the image: it is forgotten with that.
+    pub(super) fn drop_image(
+        &mut self,
+        entry: Entry,
+        reference: &str,
+        digest: &str,
+        node: NodeId,
+    ) -> Outcome {
+        let Some(record) = self.images.get(reference) else {
+            return Ok(None);
+        };
+        if record.image.digest != digest || !record.nodes.contains(&node) {
+            return Ok(None);
+        }
+        if let Some(user) = self.uses_image(&record.image) {
+            return Err(Error::Conflict(format!(
+                "image {reference} is used by {user}"
+            )));
+        }
+        let lives = |other: &&NodeId| {
+            let is_ready = |n: &swarm_api::model::Node| n.health == NodeHealth::Ready;
+            **other != node && self.nodes.get(other).is_some_and(is_ready)
+        };
+        let elsewhere = record.nodes.iter().any(|n| lives(&n));
+        if !elsewhere && record.image.manifest.is_none() {
+            return Err(Error::Conflict(format!(
+                "no other node that lives has the image {reference}, and no registry"
+            )));
+        }
+        let image = record.image.clone();
+        let left = self.images.get_mut(reference).map(|record| {
+            record.nodes.remove(&node);
+            record.nodes.len()
+        });
+        if left == Some(0) {
+            self.images.remove(reference);
+            self.tell_image(entry, &image, EventAction::Removed, String::new());
+        }
+        Ok(None)
+    }
+
+    /// Who uses an image, or the same one under another name: a service, or a task that has not ended.
+    #[must_use]
+    pub fn uses_image(&self, image: &Image) -> Option<String> {
+        let is = |text: &str| {
+            let record = self.images.get(&full_name(text));
+            record.is_some_and(|r| r.image.digest == image.digest)
+                || full_name(text) == image.reference.to_string()
+        };
+        let services = self.services.values().filter(|r| !r.removing);
+        let mut services = services.map(|r| &r.service.spec);
+        if let Some(service) = services.find(|s| is(&s.task.image)) {
+            return Some(format!("service {}", service.name));
+        }
+        let mut tasks = self.tasks.values().filter(|t| !t.status.state.is_final());
+        let task = tasks.find(|t| is(&t.spec.image));
+        task.map(|t| format!("task {}", t.name))
     }
 
     /// The image by that name, or that it must be imported.

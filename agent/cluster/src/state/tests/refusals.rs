@@ -194,3 +194,50 @@ fn before_its_first_entry_a_cluster_takes_nothing() {
     };
     assert!(state.apply(1, &command).is_err());
 }
+
+#[test]
+fn a_copy_goes_where_it_can_be_had_again_and_nobody_wants_it() {
+    let mut w = World::new(2);
+    let drop = |image: &swarm_api::model::Image, node| Change::DropImage {
+        reference: image.reference.to_string(),
+        digest: image.digest.clone(),
+        node: NodeId(node),
+    };
+    let own = image("own");
+    for node in [1, 2] {
+        w.ok(Change::PutImage {
+            image: own.clone(),
+            node: NodeId(node),
+        });
+    }
+    // The last copy of what no registry has stays, also where another is on a node that is down.
+    w.ok(Change::NodeDown(NodeId(2)));
+    refused(&mut w, drop(&own, 1), &["own", "no registry"]);
+    w.ok(Change::NodeUp(NodeId(2)));
+    w.ok(drop(&own, 1));
+    refused(&mut w, drop(&own, 2), &["own"]);
+    let mut other = own.clone();
+    other.digest = "sha256:new".into();
+    w.ok(drop(&other, 2));
+    assert_eq!(w.state.images["own:latest"].nodes.len(), 1);
+    // What is wanted stays under all of its names; what a registry has goes wholly.
+    let mut pulled = image("pulled:1");
+    pulled.manifest = Some("sha256:m".into());
+    let pinned = swarm_api::model::Image {
+        reference: "pulled:2".parse().unwrap(),
+        ..pulled.clone()
+    };
+    for image in [&pulled, &pinned] {
+        w.ok(Change::PutImage {
+            image: image.clone(),
+            node: NodeId(1),
+        });
+    }
+    let mut web = spec("web", 1, Restart::Always);
+    web.task.image = "pulled:2".into();
+    let service = w.create(web);
+    refused(&mut w, drop(&pulled, 1), &["pulled:1", "service web"]);
+    w.ok(Change::RemoveService(service.id));
+    w.ok(drop(&pulled, 1));
+    assert!(!w.state.images.contains_key("pulled:1"));
+}
