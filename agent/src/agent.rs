@@ -6,6 +6,7 @@ use crate::front::Front;
 use crate::leader;
 use crate::node::{Kernel, Node, NodeConfig};
 use crate::runtime::Runtime;
+use crate::share::Share;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use swarm_api::{Backend, Error, Result, grpc};
@@ -41,6 +42,7 @@ pub struct Agent {
     kernel: Arc<dyn Kernel>,
     host: Arc<dyn Runtime>,
     front: Arc<Front>,
+    share: Share,
     /// The part in a cluster; locked while a host enters or leaves one.
     pub(crate) part: Mutex<Option<Part>>,
 }
@@ -64,12 +66,20 @@ impl Agent {
     ) -> Self {
         Self {
             front: Arc::new(Front::new(&config.version, &config.name)),
+            share: Share::default(),
             part: Mutex::new(None),
             config,
             world,
             kernel,
             host,
         }
+    }
+
+    /// Bounds what is sent to peers of images, and what is received from them; in bytes a second.
+    #[must_use]
+    pub fn with_image_rate(mut self, rate: Option<u64>) -> Self {
+        self.share = Share::new(rate);
+        self
     }
 
     /// Takes up the part in a cluster that this host had before, if it had one.
@@ -90,6 +100,7 @@ impl Agent {
     pub async fn stop(&self) {
         if let Some(part) = self.part.lock().await.take() {
             self.front.close();
+            self.host.share(None);
             part.end(false).await;
             part.member.shutdown().await;
         }
@@ -123,6 +134,8 @@ impl Agent {
     pub(crate) async fn take_part(&self, member: Member, part: &mut Option<Part>) -> Result<()> {
         let host = Arc::clone(&self.host);
         let node = Node::start(member.clone(), host, self.node_config(&member)).await?;
+        self.host
+            .share(Some(Arc::new(self.share.peers(member.clone()))));
         let stop = CancellationToken::new();
         let backend = ClusterBackend::new(member.clone(), Arc::clone(&self.host));
         self.front.open(Arc::new(backend), node.warnings());
@@ -138,6 +151,7 @@ impl Agent {
     /// Ends what a member does, its tasks included.
     pub(crate) async fn give_up(&self, part: Part) {
         self.front.close();
+        self.host.share(None);
         part.end(true).await;
         part.member.shutdown().await;
         if let Err(why) = Member::forget(&self.world) {
@@ -155,6 +169,7 @@ impl Agent {
             dns_required,
             underlay: member.advertise().ip(),
             kernel: Arc::clone(&self.kernel),
+            peers: self.share.peers(member.clone()),
         }
     }
 
@@ -189,7 +204,8 @@ impl Agent {
             name: self.config.name.clone(),
             version: self.config.version.clone(),
             capacity: self.kernel.capacity(),
-            routes: grpc::routes(Arc::clone(&self.host) as Arc<dyn Backend>, None),
+            routes: grpc::routes(Arc::clone(&self.host) as Arc<dyn Backend>, None)
+                .add_service(self.share.server(Arc::clone(&self.host))),
         })
     }
 }

@@ -1,12 +1,15 @@
 //! What the cluster's part of the agent asks of a host's container runtime: the verbs that all backends have, and a few
 //! that are between the two. Handed in, so that a simulation can run the same agent on a runtime of its own.
 
+use crate::node::{Overdue, View};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
-use swarm_api::model::{Id, Image, ImageReference, Task};
+use swarm_api::model::{Id, Image, ImageReference, Task, Timestamp};
 use swarm_api::{Backend, BoxStream, Result};
 use swarm_runtime::host::{Host, TaskOrder};
+use swarm_runtime::image::neighbours::Neighbours;
 use tokio::sync::watch;
 
 /// The container runtime of one host, as the cluster's part of the agent uses it.
@@ -57,11 +60,40 @@ pub trait Runtime: Backend {
     /// When a layer is not here; what the disk says.
     async fn put_image(&self, image: Image) -> Result<()>;
 
+    /// Asks these for an image's parts before a registry, from now on.
+    fn share(&self, neighbours: Option<Arc<dyn Neighbours>>) {
+        drop(neighbours);
+    }
+
     /// Removes an image, and the layers that no other one has.
     ///
     /// # Errors
     /// [`swarm_api::Error::Conflict`] when a task uses it.
     async fn remove_image(&self, reference: &ImageReference) -> Result<()>;
+
+    /// How often [`Runtime::overdue_images`] is to be asked; never if none.
+    fn collect_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The images that may go because nobody has used them for long, or because the disk is full. `view` says what must
+    /// stay although nothing here uses it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    async fn overdue_images(&self, view: &View) -> Result<Vec<Overdue>> {
+        let _ = view;
+        Ok(Vec::new())
+    }
+
+    /// Removes an image unless it was used after `used_at`, or is now. Whether it did.
+    ///
+    /// # Errors
+    /// What the disk says.
+    async fn evict_image(&self, reference: &ImageReference, used_at: Timestamp) -> Result<bool> {
+        let _ = (reference, used_at);
+        Ok(false)
+    }
 }
 
 #[async_trait]
@@ -106,7 +138,29 @@ impl Runtime for Host {
         Host::put_image(self, image).await
     }
 
+    fn share(&self, neighbours: Option<Arc<dyn Neighbours>>) {
+        Host::share(self, neighbours);
+    }
+
     async fn remove_image(&self, reference: &ImageReference) -> Result<()> {
         Host::remove_image(self, reference).await
+    }
+
+    fn collect_interval(&self) -> Option<Duration> {
+        Host::collect_interval(self)
+    }
+
+    async fn overdue_images(&self, view: &View) -> Result<Vec<Overdue>> {
+        let (wanted, elsewhere) = (view.clone(), view.clone());
+        Host::overdue_images(
+            self,
+            move |image| wanted.wants(image),
+            move |image| elsewhere.is_elsewhere(image),
+        )
+        .await
+    }
+
+    async fn evict_image(&self, reference: &ImageReference, used_at: Timestamp) -> Result<bool> {
+        Host::evict_image(self, reference, used_at).await
     }
 }

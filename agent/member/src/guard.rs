@@ -25,6 +25,14 @@ pub(crate) fn caller<T>(request: &Request<T>) -> Result<Peer, Status> {
     })
 }
 
+/// The member that sent a request to one of the routes that a member was started with.
+///
+/// # Errors
+/// Where it did not come through a member's listener.
+pub fn caller_node<T>(request: &Request<T>) -> Result<swarm_api::model::NodeId, Status> {
+    caller(request).map(|peer| peer.id)
+}
+
 /// Puts the guard before services.
 #[derive(Clone)]
 pub(crate) struct GuardLayer {

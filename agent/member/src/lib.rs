@@ -56,6 +56,7 @@ mod wire;
 mod world;
 
 pub use config::MemberConfig;
+pub use guard::caller_node;
 pub use member::{Member, MemberStatus};
 pub use world::{
     BoxStream, Clock, Datagrams, Entropy, Network, Storage, Stream, StreamListener, World,

@@ -37,8 +37,10 @@ pub(crate) enum Lane {
     Raft,
     /// Commands, reads, observation, snapshots.
     Control,
-    /// Whatever other rooms ask of a node: its runtime's verbs, layers of images.
+    /// Whatever other rooms ask of a node: its runtime's verbs.
     Bulk,
+    /// Layers of images, from node to node.
+    Layers,
 }
 
 struct Cached {
@@ -162,7 +164,7 @@ fn endpoint(lane: Lane) -> Endpoint {
         .keep_alive_timeout(PING_ANSWER);
     match lane {
         Lane::Raft => endpoint,
-        Lane::Control | Lane::Bulk => endpoint
+        Lane::Control | Lane::Bulk | Lane::Layers => endpoint
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW),
     }

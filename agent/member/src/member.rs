@@ -199,6 +199,19 @@ impl Member {
     /// # Errors
     /// [`Error::Unavailable`] names the node and says why it cannot be reached.
     pub async fn connect(&self, node: NodeId) -> Result<tonic::transport::Channel> {
+        self.connect_by(node, Lane::Bulk).await
+    }
+
+    /// As [`Member::connect`], for what is large and can wait: it has a connection of its own, so that a user's command
+    /// never waits behind it.
+    ///
+    /// # Errors
+    /// See [`Member::connect`].
+    pub async fn connect_for_layers(&self, node: NodeId) -> Result<tonic::transport::Channel> {
+        self.connect_by(node, Lane::Layers).await
+    }
+
+    async fn connect_by(&self, node: NodeId, lane: Lane) -> Result<tonic::transport::Channel> {
         let named = |e: Error| {
             let name = self.state().nodes.get(&node).map(|n| n.name.clone());
             match name {
@@ -206,11 +219,7 @@ impl Member {
                 None => e,
             }
         };
-        self.inner
-            .links
-            .connect(node, Lane::Bulk)
-            .await
-            .map_err(named)
+        self.inner.links.connect(node, lane).await.map_err(named)
     }
 
     /// Makes exactly these the voters. On the leader only.

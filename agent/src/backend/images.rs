@@ -2,13 +2,16 @@
 
 use crate::runtime::Runtime;
 use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
-use swarm_api::backend::{PullEvent, PullOptions, PullPolicy};
+use swarm_api::backend::{PullEvent, PullOptions, PullPolicy, PulledNode};
 use swarm_api::model::{Image, ImageConfig, ImageReference, NodeHealth, NodeId, Read};
 use swarm_api::{Backend, BoxStream, Error, Result};
 use swarm_cluster::state::ImageRecord;
 use swarm_cluster::{Change, State};
 use swarm_member::Member;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Imports `archive` here, and makes it known. What the cluster refuses does not stay on this node.
 pub(super) async fn import(
@@ -50,6 +53,14 @@ pub(super) async fn pull(
 ) -> Result<BoxStream<Result<PullEvent>>> {
     let reference: ImageReference = name.parse()?;
     let name = reference.to_string();
+    if options.all_nodes {
+        let options = PullOptions {
+            all_nodes: false,
+            ..options
+        };
+        let own = host.pull_image(name.clone(), options).await?;
+        return Ok(everywhere(member.clone(), name, own));
+    }
     if options.policy == PullPolicy::Missing {
         let mut there = available(&member.state(), &name);
         if there.is_none() {
@@ -85,18 +96,136 @@ pub(super) async fn pull(
         async move {
             let event = event?;
             if let PullEvent::Done(image) = &event {
-                let (image, node) = (image.clone(), member.id());
-                let reference = image.reference.clone();
-                member.propose(Change::PutImage { image, node }).await.map_err(|e: Error| {
-                    e.context(format!(
-                        "image {reference} is on this node, but the cluster may not know it yet; pull it again once it answers"
-                    ))
-                })?;
+                make_known(&member, image, member.id()).await?;
             }
             Ok(event)
         }
     });
     Ok(made_known.boxed())
+}
+
+async fn make_known(member: &Member, image: &Image, node: NodeId) -> Result<()> {
+    let change = Change::PutImage {
+        image: image.clone(),
+        node,
+    };
+    let known = member.propose(change).await.map(drop);
+    known.map_err(|e: Error| {
+        e.context(format!(
+            "image {} is on the node, but the cluster may not know it yet; pull it again once it answers",
+            image.reference
+        ))
+    })
+}
+
+/// Has all other nodes that are ready get the image as well, as soon as `own`, this node's pull, says which manifest its
+/// name stands for. Ends as `own` does, or with the names of those that could not get it.
+fn everywhere(
+    member: Member,
+    name: String,
+    own: BoxStream<Result<PullEvent>>,
+) -> BoxStream<Result<PullEvent>> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let work = pull_everywhere(&member, &name, own, &sender);
+        let last = tokio::select! {
+            last = work => last.map(PullEvent::Done),
+            () = sender.closed() => return,
+        };
+        let _ = sender.send(last).await;
+    });
+    ReceiverStream::new(receiver).boxed()
+}
+
+async fn pull_everywhere(
+    member: &Member,
+    name: &str,
+    mut own: BoxStream<Result<PullEvent>>,
+    events: &mpsc::Sender<Result<PullEvent>>,
+) -> Result<Image> {
+    let mut others = FuturesUnordered::new();
+    let mut begun = false;
+    let mut image = None;
+    let mut failed = Vec::new();
+    loop {
+        tokio::select! {
+            event = own.next(), if image.is_none() => {
+                let broken = || Error::Unavailable("this node broke off pulling it".into());
+                let event = event.ok_or_else(broken)??;
+                let digest = match &event {
+                    PullEvent::Resolved(digest) => Some(digest.clone()),
+                    PullEvent::Done(image) => image.manifest.clone(),
+                    _ => None,
+                };
+                if let (Some(digest), false) = (digest, begun) {
+                    begun = true;
+                    others.extend(living(member).into_iter().map(|peer| pull_on(member, peer, name, digest.clone())));
+                }
+                match event {
+                    PullEvent::Done(done) => {
+                        make_known(member, &done, member.id()).await?;
+                        image = Some(done);
+                    }
+                    event => {
+                        let _ = events.send(Ok(event)).await;
+                    }
+                }
+            }
+            Some(node) = others.next() => {
+                if let Some(why) = &node.failure {
+                    failed.push(format!("{}: {why}", node.name));
+                }
+                let _ = events.send(Ok(PullEvent::Node(node))).await;
+            }
+            else => break,
+        }
+    }
+    match image {
+        Some(image) if failed.is_empty() => Ok(image),
+        _ => Err(Error::Unavailable(format!(
+            "image {name} is here, but not on all nodes: {}",
+            failed.join("; ")
+        ))),
+    }
+}
+
+/// The other nodes that are ready.
+fn living(member: &Member) -> Vec<(NodeId, String)> {
+    let (state, own) = (member.state(), member.id());
+    let nodes = state.nodes.values();
+    nodes
+        .filter(|n| n.id != own && n.health == NodeHealth::Ready)
+        .map(|n| (n.id, n.name.clone()))
+        .collect()
+}
+
+/// Has another node get the image, and makes that known.
+async fn pull_on(
+    member: &Member,
+    (node, node_name): (NodeId, String),
+    name: &str,
+    digest: String,
+) -> PulledNode {
+    let pulling = async {
+        let peer = swarm_api::grpc::Client::from_channel(member.connect(node).await?);
+        let options = PullOptions {
+            policy: PullPolicy::Always,
+            all_nodes: false,
+            digest: Some(digest),
+        };
+        let mut events = peer.pull_image(name.to_owned(), options).await?;
+        while let Some(event) = events.next().await {
+            if let PullEvent::Done(image) = event? {
+                return make_known(member, &image, node).await;
+            }
+        }
+        Err(Error::Unavailable("it broke off pulling it".into()))
+    };
+    let outcome: Result<()> = pulling.await;
+    PulledNode {
+        name: node_name,
+        failure: outcome.err().map(|why| why.to_string()),
+    }
 }
 
 /// Takes the images of an archive in, on this node, and makes them known.

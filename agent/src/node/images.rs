@@ -1,42 +1,52 @@
-//! Images on this node: fetched from peers when a task needs one, made known, and removed when the cluster has
-//! forgotten them. Which peer is asked first is decided in a pure function.
+//! Images on this node: fetched from peers, or at last from their registry, when a task needs one; made known; and
+//! removed when the cluster has forgotten them.
 
 use super::backoff::Backoff;
 use super::local::Local;
 use crate::runtime::Runtime;
+use crate::share::Peers;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use swarm_api::grpc::Client;
-use swarm_api::model::{Image, ImageReference, NodeHealth, NodeId, Task};
-use swarm_api::{Backend, BoxStream, Error, Result};
-use swarm_cluster::State;
+use swarm_api::backend::{PullOptions, PullPolicy};
+use swarm_api::model::{Image, ImageReference, Task};
+use swarm_api::{Backend, Error, Result};
 use swarm_cluster::state::ImageRecord;
 use swarm_member::Member;
+use swarm_runtime::image::neighbours::{Neighbours, Source};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// How long a peer may take to begin with a layer, and then between two pieces of it.
-const ANSWER: Duration = Duration::from_secs(4);
-const SILENCE: Duration = Duration::from_secs(15);
 /// How often all peers are asked before the task is refused; its restart policy decides what follows.
 const ROUNDS: u32 = 5;
-/// Layers fetched at once.
+/// Layers that come at once, and those that are waited for besides.
 const LAYERS: usize = 3;
+const WAITING: usize = 64;
 
 /// The images of this node.
 pub(super) struct Images {
     pub(super) member: Member,
     pub(super) host: Arc<dyn Runtime>,
+    peers: Peers,
     /// The layers under way; who holds the lock fetches.
     fetches: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// What became of one part.
+enum Part {
+    /// It is here.
+    Came,
+    /// No peer gives it: the registry is to be asked.
+    Nowhere,
+}
+
 impl Images {
-    pub(super) fn new(member: Member, host: Arc<dyn Runtime>) -> Self {
+    pub(super) fn new(member: Member, host: Arc<dyn Runtime>, peers: Peers) -> Self {
         Self {
             member,
             host,
+            peers,
             fetches: Mutex::default(),
         }
     }
@@ -44,13 +54,13 @@ impl Images {
     /// The image of a task, its layers on this node. `waiting` is told why it takes long.
     ///
     /// # Errors
-    /// When no node that has the image could give it, several times over.
+    /// When neither a node nor a registry that has the image could give it, several times over.
     pub(super) async fn ready(&self, task: &Task, waiting: impl Fn(String)) -> Result<Image> {
         let reference: ImageReference = task.spec.image.parse()?;
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
         let mut rounds = 0;
         loop {
-            let why = match self.attempt(&reference, task, &waiting).await {
+            let why = match self.attempt(&reference, &waiting).await {
                 Ok(image) => return Ok(image),
                 Err(why) => why,
             };
@@ -66,40 +76,30 @@ impl Images {
     async fn attempt(
         &self,
         reference: &ImageReference,
-        task: &Task,
         waiting: &impl Fn(String),
     ) -> Result<Image> {
         let here = self.host.image(reference);
-        let (image, peers) = {
+        let image = {
             let state = self.member.state();
             let known = state.images.get(&reference.to_string());
-            match choose(reference, here.as_ref(), known)? {
-                Source::Here(image) => (image.clone(), HashMap::new()),
-                Source::Cluster(record) => {
-                    // Each layer from another peer, as far as there are several.
-                    let own = self.member.id();
-                    let peers =
-                        |digest: &str| peers(&state, record, own, &format!("{}{digest}", task.id));
-                    let parts = record.image.parts().into_iter();
-                    let peers = parts
-                        .map(|digest| (digest.clone(), peers(&digest)))
-                        .collect();
-                    (record.image.clone(), peers)
-                }
-            }
+            choose(reference, here.as_ref(), known)?.clone()
         };
-        let missing = self.host.missing_layers(&image);
+        let mut missing = self.host.missing_layers(&image);
         if !missing.is_empty() {
             waiting(format!("gets image {reference} from its peers"));
         }
-        stream::iter(missing)
-            .map(|digest| {
-                let peers = peers.get(&digest).map_or(&[][..], Vec::as_slice);
-                async move { self.fetch(&digest, peers).await }
-            })
-            .buffer_unordered(LAYERS)
-            .try_collect::<Vec<()>>()
+        missing.sort_by_key(|digest| self.peers.order(digest));
+        let permits = &Semaphore::new(LAYERS);
+        let wanted = &image;
+        let came: Vec<Part> = stream::iter(missing)
+            .map(|digest| async move { self.fetch(wanted, &digest, permits).await })
+            .buffer_unordered(WAITING)
+            .try_collect()
             .await?;
+        if came.iter().any(|part| matches!(part, Part::Nowhere)) {
+            waiting(format!("gets image {reference} from its registry"));
+            self.pull(&image).await?;
+        }
         if here.as_ref() != Some(&image) {
             // A layer may have been tidied away between its arrival and now: it is fetched again.
             let put = self.host.put_image(image.clone()).await;
@@ -108,18 +108,44 @@ impl Images {
         Ok(image)
     }
 
-    /// Gets one layer from the first of `peers` that gives it. One who comes later waits for the first to end.
-    async fn fetch(&self, digest: &str, peers: &[(NodeId, String)]) -> Result<()> {
+    /// Gets from its registry, by its digest, what no node has of an image any more.
+    async fn pull(&self, image: &Image) -> Result<()> {
+        let name = image.reference.to_string();
+        let Some(digest) = image.manifest.clone() else {
+            return Err(Error::Unavailable(format!(
+                "no other node gives image {name}; import it again"
+            )));
+        };
+        let options = PullOptions {
+            policy: PullPolicy::Always,
+            digest: Some(digest),
+            ..PullOptions::default()
+        };
+        let pulling = async {
+            let mut events = Backend::pull_image(self.host.as_ref(), name, options).await?;
+            while let Some(event) = events.next().await {
+                event?;
+            }
+            Ok(())
+        };
+        let outcome: Result<()> = pulling.await;
+        outcome.map_err(|why| {
+            Error::Unavailable(format!("no other node gives it, and its registry: {why}"))
+        })
+    }
+
+    /// Gets one part from a peer. One who comes later waits for the first to end.
+    async fn fetch(&self, image: &Image, digest: &str, permits: &Semaphore) -> Result<Part> {
         let lock = {
             let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(fetches.entry(digest.to_owned()).or_default())
         };
         let outcome = {
             let _alone = lock.lock().await;
-            if self.has_layer(digest) {
-                Ok(())
+            if self.is_missing(image, digest) {
+                self.fetch_from_peer(image, digest, permits).await
             } else {
-                self.fetch_from_any(digest, peers).await
+                Ok(Part::Came)
             }
         };
         drop(lock);
@@ -128,58 +154,43 @@ impl Images {
         outcome
     }
 
-    fn has_layer(&self, digest: &str) -> bool {
-        let state = self.member.state();
-        let mut images = state.images.values().map(|r| &r.image);
-        let Some(image) = images
-            .find(|i| i.parts().iter().any(|part| part == digest))
-            .cloned()
-        else {
-            return false;
-        };
-        drop(state);
-        !self.host.missing_layers(&image).iter().any(|d| d == digest)
+    fn is_missing(&self, image: &Image, digest: &str) -> bool {
+        self.host.missing_layers(image).iter().any(|d| d == digest)
     }
 
-    async fn fetch_from_any(&self, digest: &str, peers: &[(NodeId, String)]) -> Result<()> {
-        let mut refusals = Vec::new();
-        for (node, name) in peers {
-            let outcome = match self.ask(*node, digest).await {
-                Ok(layer) => self.host.put_layer(digest, layer).await,
-                Err(why) => Err(why),
-            };
-            match outcome {
-                Ok(()) => return Ok(()),
-                Err(why) => {
-                    tracing::debug!(%digest, node = name, %why, "a peer did not give a layer");
-                    refusals.push(format!("{name}: {why}"));
+    async fn fetch_from_peer(
+        &self,
+        image: &Image,
+        digest: &str,
+        permits: &Semaphore,
+    ) -> Result<Part> {
+        let full = |e: tokio::sync::AcquireError| Error::Internal(e.to_string());
+        let mut held = Some(permits.acquire().await.map_err(full)?);
+        let mut turn = self.peers.turn(digest).await;
+        loop {
+            if !turn.is_due() {
+                held = None;
+            }
+            let source = turn.source().await;
+            if held.is_none() {
+                held = Some(permits.acquire().await.map_err(full)?);
+            }
+            let outcome = match source {
+                Source::Registry => return Ok(Part::Nowhere),
+                Source::Here if self.is_missing(image, digest) => {
+                    Err(Error::NotFound("it is not here".into()))
                 }
+                Source::Here => Ok(()),
+                Source::Neighbour(pieces) => self.host.put_layer(digest, pieces).await,
+            };
+            turn.tell(outcome.is_ok()).await;
+            match outcome {
+                Ok(()) => return Ok(Part::Came),
+                // The disk is full, or the like: another peer would not help.
+                Err(why @ Error::Exhausted(_)) => return Err(why),
+                Err(why) => tracing::debug!(digest, %why, "a peer did not give a layer"),
             }
         }
-        Err(Error::Unavailable(if refusals.is_empty() {
-            format!("no other node has layer {digest}; import the image again")
-        } else {
-            format!("no node gave layer {digest}: {}", refusals.join("; "))
-        }))
-    }
-
-    async fn ask(&self, node: NodeId, digest: &str) -> Result<BoxStream<Result<bytes::Bytes>>> {
-        let asking = async {
-            let peer = Client::from_channel(self.member.connect(node).await?);
-            Backend::export_layer(&peer, digest.to_owned()).await
-        };
-        let silent = || Error::Unavailable("it does not answer".into());
-        let layer = tokio::time::timeout(ANSWER, asking)
-            .await
-            .map_err(|_| silent())??;
-        let pieces = futures_util::stream::unfold(Some(layer), move |layer| async move {
-            let mut layer = layer?;
-            match tokio::time::timeout(SILENCE, layer.next()).await {
-                Ok(piece) => piece.map(|piece| (piece, Some(layer))),
-                Err(_) => Some((Err(silent()), None)),
-            }
-        });
-        Ok(pieces.boxed())
     }
 
     /// Makes this node's images known, and removes those that the cluster has forgotten, until `stop`.
@@ -280,61 +291,27 @@ fn full_name(image: &str) -> String {
         .map_or_else(|_| image.to_owned(), |reference| reference.to_string())
 }
 
-/// Which content an image's name stands for.
-#[derive(Debug)]
-enum Source<'a> {
-    /// This node's own.
-    Here(&'a Image),
-    /// What the cluster knows by that name.
-    Cluster(&'a ImageRecord),
-}
-
+/// Which content an image's name stands for: what the cluster knows by it, or what is this node's own.
 fn choose<'a>(
     reference: &ImageReference,
     here: Option<&'a Image>,
     known: Option<&'a ImageRecord>,
-) -> Result<Source<'a>> {
+) -> Result<&'a Image> {
     match (here, known) {
         // What came with this binary is what runs, also while another version's is what the cluster knows.
-        (Some(here), Some(known)) if here.builtin && known.image.builtin => Ok(Source::Here(here)),
-        (_, Some(known)) => Ok(Source::Cluster(known)),
-        (Some(here), None) if here.builtin => Ok(Source::Here(here)),
+        (Some(here), Some(known)) if here.builtin && known.image.builtin => Ok(here),
+        (_, Some(known)) => Ok(&known.image),
+        (Some(here), None) if here.builtin => Ok(here),
         (_, None) => Err(Error::NotFound(format!(
             "the cluster has no image {reference}; import it with `swarmctl image import {reference} ARCHIVE`"
         ))),
     }
 }
 
-/// The nodes to ask for an image of `record`, in this order: those that live first, each task beginning with another.
-fn peers(state: &State, record: &ImageRecord, own: NodeId, task: &str) -> Vec<(NodeId, String)> {
-    let (mut live, mut down) = (Vec::new(), Vec::new());
-    for node in record.nodes.iter().filter(|n| **n != own) {
-        match state.nodes.get(node) {
-            Some(peer) if peer.health == NodeHealth::Ready => live.push((*node, peer.name.clone())),
-            Some(peer) => down.push((*node, peer.name.clone())),
-            None => {}
-        }
-    }
-    if !live.is_empty() {
-        let at = spread(task) % live.len();
-        live.rotate_left(at);
-    }
-    live.append(&mut down);
-    live
-}
-
-/// FNV-1a: the same on every host and in every version.
-fn spread(text: &str) -> usize {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    usize::try_from(hash >> 33).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use swarm_api::model::{ImageConfig, Node, Timestamp};
+    use swarm_api::model::{ImageConfig, NodeId, Timestamp};
 
     fn image(digest: &str, builtin: bool) -> Image {
         Image {
@@ -357,11 +334,8 @@ mod tests {
     }
 
     fn chosen(here: Option<&Image>, known: Option<&ImageRecord>) -> Option<String> {
-        match choose(&"web".parse().unwrap(), here, known) {
-            Ok(Source::Here(image)) => Some(image.digest.clone()),
-            Ok(Source::Cluster(record)) => Some(record.image.digest.clone()),
-            Err(_) => None,
-        }
+        let chosen = choose(&"web".parse().unwrap(), here, known);
+        chosen.ok().map(|image| image.digest.clone())
     }
 
     #[test]
@@ -379,34 +353,5 @@ mod tests {
         // It was removed from the cluster, or is the host's own.
         assert_eq!(chosen(Some(&old), None), None);
         assert_eq!(chosen(None, None), None);
-    }
-
-    #[test]
-    fn living_peers_are_asked_first_and_different_tasks_begin_with_different_ones() {
-        let mut state = State::default();
-        for n in 1..=5 {
-            let health = if n == 3 {
-                NodeHealth::Down
-            } else {
-                NodeHealth::Ready
-            };
-            let node = Node {
-                id: NodeId(n),
-                name: format!("host{n}"),
-                health,
-                ..Node::default()
-            };
-            state.nodes.insert(node.id, node);
-        }
-        // 9 has left the cluster.
-        let record = record("a", false, &[1, 2, 3, 4, 5, 9]);
-        let mut first = BTreeSet::new();
-        for task in 0..64 {
-            let asked = peers(&state, &record, NodeId(1), &format!("task{task}"));
-            assert_eq!(asked.len(), 4);
-            assert_eq!(asked.last(), Some(&(NodeId(3), "host3".into())));
-            first.insert(asked[0].0);
-        }
-        assert_eq!(first, [2, 4, 5].map(NodeId).into());
     }
 }

@@ -24,6 +24,7 @@ pub use kernel::{Kernel, SystemKernel};
 pub use warnings::Warnings;
 
 use crate::runtime::Runtime;
+use crate::share::Peers;
 use dns::Dns;
 use footing::Footing;
 use futures_util::future::join_all;
@@ -58,6 +59,8 @@ pub struct NodeConfig {
     pub underlay: IpAddr,
     /// What programs this host's network.
     pub kernel: Arc<dyn Kernel>,
+    /// Where images' parts are got from.
+    pub(crate) peers: Peers,
 }
 
 /// What this host does for its cluster, until [`Node::stop`].
@@ -98,7 +101,7 @@ impl Node {
             config.dns_required,
         )
         .await?;
-        let images = Arc::new(Images::new(member.clone(), host));
+        let images = Arc::new(Images::new(member.clone(), host, config.peers));
         let reconciler = Arc::new(Reconciler::new(
             member.clone(),
             Arc::clone(&local),

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use swarm_api::backend::{LayerProgress, PullEvent, PullOptions, PullPolicy, PushEvent, Pushed};
+use swarm_api::backend::{LayerProgress, PullEvent, PullOptions, PushEvent, Pushed};
 use swarm_api::grpc::Client;
 use swarm_api::model::{Image, ImageReference};
 use swarm_api::{Backend, Error};
@@ -17,15 +17,18 @@ const SOON: Duration = Duration::from_millis(500);
 const RATE: u8 = 10;
 
 /// Has the agent get an image.
-pub(crate) async fn pull(client: &Client, name: &str, policy: PullPolicy) -> Result<Image> {
+pub(crate) async fn pull(client: &Client, name: &str, options: PullOptions) -> Result<Image> {
     name.parse::<ImageReference>()?;
-    let mut events = client
-        .pull_image(name.to_owned(), PullOptions { policy })
-        .await?;
+    let mut events = client.pull_image(name.to_owned(), options).await?;
     let mut bars = Bars::new(terminal::has_error(), "unpacks");
     while let Some(event) = events.next().await {
         match event? {
+            PullEvent::Resolved(_) => {}
             PullEvent::Layer(layer) => bars.show(&layer)?,
+            PullEvent::Node(node) => bars.tell(&match node.failure {
+                None => format!("{}: has it", node.name),
+                Some(why) => format!("{}: {why}", node.name),
+            })?,
             PullEvent::Done(image) => return Ok(image),
         }
     }
@@ -66,6 +69,11 @@ impl Bars {
             terminal,
             last,
         }
+    }
+
+    /// Says something above the bars, where they are shown.
+    fn tell(&self, text: &str) -> Result<()> {
+        Ok(self.all.println(text)?)
     }
 
     fn show(&mut self, layer: &LayerProgress) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::terminal;
 use anyhow::{Result, bail};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-use swarm_api::backend::{AttachOptions, Create, PullPolicy};
+use swarm_api::backend::{AttachOptions, Create, PullOptions, PullPolicy};
 use swarm_api::grpc::Client;
 use swarm_api::model::{ImageReference, Kind, Object, Read, ServiceSpec, Task, TaskState};
 use swarm_api::{Backend, Error};
@@ -38,6 +38,13 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<i32> {
     foreground(&client, spec).await
 }
 
+fn options(policy: PullPolicy) -> PullOptions {
+    PullOptions {
+        policy,
+        ..PullOptions::default()
+    }
+}
+
 /// Makes the service. Its image is pulled first where `pull` and its name say so, and then named by its digest, so that
 /// all tasks, also later ones, run the same bytes.
 async fn create(client: &Client, spec: ServiceSpec, pull: Pull) -> Result<(ServiceSpec, Object)> {
@@ -58,7 +65,7 @@ async fn create(client: &Client, spec: ServiceSpec, pull: Pull) -> Result<(Servi
             Err(why) => return Err(why.into()),
         },
     };
-    let pulled = pull::pull(client, &spec.task.image, policy).await;
+    let pulled = pull::pull(client, &spec.task.image, options(policy)).await;
     let image = match (pulled, missing) {
         (Ok(image), _) => image,
         // An agent that knows no registries: what it said first counts.
@@ -71,7 +78,7 @@ async fn create(client: &Client, spec: ServiceSpec, pull: Pull) -> Result<(Servi
     if let Some(manifest) = &image.manifest {
         let pinned = reference.pinned(manifest)?.to_string();
         if pinned != image.reference.to_string() {
-            pull::pull(client, &pinned, PullPolicy::Missing).await?;
+            pull::pull(client, &pinned, options(PullPolicy::Missing)).await?;
         }
         spec.task.image = pinned;
     }

@@ -21,6 +21,11 @@ impl Store {
         self.inner.document(digest)
     }
 
+    /// Keeps a document, for the image that is about to come; says its digest.
+    pub(super) fn put_document(&self, bytes: &[u8]) -> Result<String> {
+        self.inner.put_document(bytes)
+    }
+
     /// Adds an image as a registry gave it: its layers are here, its documents come with it.
     ///
     /// # Errors

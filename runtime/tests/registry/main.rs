@@ -38,13 +38,22 @@ async fn host(dir: &Path, registry: RegistryConfig) -> Arc<Host> {
         version: "1".into(),
         builtin: Vec::new(),
         registry,
+        gc: swarm_runtime::host::GcPolicy::OFF,
     })
     .await
     .unwrap()
 }
 
 async fn pull(host: &Host, name: &str, policy: PullPolicy) -> Result<Image> {
-    let mut events = host.pull_image(name.into(), PullOptions { policy }).await?;
+    let mut events = host
+        .pull_image(
+            name.into(),
+            PullOptions {
+                policy,
+                ..PullOptions::default()
+            },
+        )
+        .await?;
     let mut ready = 0;
     while let Some(event) = events.next().await {
         match event? {
@@ -52,6 +61,8 @@ async fn pull(host: &Host, name: &str, policy: PullPolicy) -> Result<Image> {
                 assert!(layer.done <= layer.total);
                 ready += usize::from(layer.ready);
             }
+            PullEvent::Resolved(digest) => assert!(digest.starts_with("sha256:")),
+            PullEvent::Node(node) => panic!("a host alone knows no node {}", node.name),
             PullEvent::Done(image) => {
                 assert!(ready <= image.layers.len());
                 assert!(host.has_layers(&image).is_empty());

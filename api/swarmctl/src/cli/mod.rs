@@ -383,6 +383,9 @@ Examples:
 
 Credentials are those of Docker's file on the agent's node (`docker login`, `skopeo login`).")]
     Pull {
+        /// Onto every node that is ready, so that tasks start at once wherever they come to run
+        #[arg(long)]
+        all_nodes: bool,
         /// REGISTRY/NAME, REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
         #[arg(required = true)]
         names: Vec<String>,

@@ -15,7 +15,7 @@ use crate::failure;
 use crate::pull;
 use anyhow::Result;
 use clap::CommandFactory;
-use swarm_api::backend::PullPolicy;
+use swarm_api::backend::{PullOptions, PullPolicy};
 use swarm_api::model::Kind;
 
 /// Carries it out; returns the exit code.
@@ -125,10 +125,15 @@ async fn service(context: &Context, command: ServiceCommand) -> Result<i32> {
 async fn image(context: &Context, command: ImageCommand) -> Result<i32> {
     match command {
         ImageCommand::Import(args) => image::import(context, args).await?,
-        ImageCommand::Pull { names } => {
+        ImageCommand::Pull { all_nodes, names } => {
             let client = context.client().await?;
+            let options = PullOptions {
+                policy: PullPolicy::Always,
+                all_nodes,
+                digest: None,
+            };
             return each(names, async |name: String| {
-                let image = pull::pull(&client, &name, PullPolicy::Always).await?;
+                let image = pull::pull(&client, &name, options.clone()).await?;
                 context.print(&image, |i| i.reference.to_string())
             })
             .await;
