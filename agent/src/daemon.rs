@@ -36,15 +36,21 @@ pub async fn run(config: Config) -> Result<()> {
         .with_context(|| format!("cannot make the directory {}", config.run_dir.display()))?;
     let run_dir = config.run_dir.clone();
     let host = Host::open(host_config(&config)).await?;
-    let agent = Arc::new(Agent::new(
+    let agent = Agent::new(
         agent_config(&config),
         World::system(&config.data_dir),
         Arc::new(SystemKernel::open()),
         Arc::clone(&host) as Arc<dyn Runtime>,
-    ));
+    );
+    let agent = Arc::new(agent.with_image_rate(config.image_rate));
     agent.resume().await?;
 
     let stop = CancellationToken::new();
+    let alone = tokio::spawn(collect_alone(
+        Arc::clone(&agent),
+        Arc::clone(&host),
+        stop.clone(),
+    ));
     let backend: Arc<dyn Backend> = host;
     let mut sockets = vec![serve(
         &run_dir.join("host.sock"),
@@ -72,10 +78,39 @@ pub async fn run(config: Config) -> Result<()> {
     }
     drop(ended);
     stop.cancel();
+    let _ = alone.await;
     agent.stop().await;
     match failed {
         None => Ok(()),
         Some(outcome) => outcome.context("a socket's server ended")?,
+    }
+}
+
+/// Looks after the images of a host that is in no cluster.
+async fn collect_alone(agent: Arc<Agent>, host: Arc<Host>, stop: CancellationToken) {
+    let Some(interval) = host.collect_interval() else {
+        return;
+    };
+    let rest = || tokio::time::sleep(interval);
+    while stop.run_until_cancelled(rest()).await.is_some() {
+        // Entering or leaving a cluster holds this: then it is no time for it.
+        let Ok(part) = agent.part.try_lock() else {
+            continue;
+        };
+        if part.is_some() {
+            continue;
+        }
+        let collected = async {
+            for (reference, used_at) in host.overdue_images(|_| false, |_| false).await? {
+                if host.evict_image(&reference, used_at).await? {
+                    info!(%reference, "removed an image that nobody has used for long, or for want of room");
+                }
+            }
+            Ok::<_, swarm_api::Error>(())
+        };
+        if let Err(why) = collected.await {
+            tracing::debug!(%why, "images are looked after later");
+        }
     }
 }
 
@@ -102,6 +137,7 @@ fn host_config(config: &Config) -> HostConfig {
         version: VERSION.into(),
         builtin: vec![builtin::whoami()],
         registry: config.registry.clone(),
+        gc: config.gc.clone(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod capacity;
+mod collect;
 mod dns;
 mod footing;
 mod images;
@@ -20,6 +21,7 @@ mod tests;
 mod warnings;
 
 pub use capacity::capacity;
+pub use collect::{Overdue, View};
 pub use kernel::{Kernel, SystemKernel};
 pub use warnings::Warnings;
 
@@ -101,7 +103,7 @@ impl Node {
             config.dns_required,
         )
         .await?;
-        let images = Arc::new(Images::new(member.clone(), host, config.peers));
+        let images = Arc::new(Images::new(member.clone(), Arc::clone(&host), config.peers));
         let reconciler = Arc::new(Reconciler::new(
             member.clone(),
             Arc::clone(&local),
@@ -122,6 +124,7 @@ impl Node {
             }
         });
         loops.spawn(reconciler.run(stop.clone()));
+        loops.spawn(collect::run(member.clone(), host, stop.clone()));
         loops.spawn({
             let (local, stop) = (Arc::clone(&local), stop.clone());
             async move { report::run(member, &local, stop).await }
