@@ -19,6 +19,8 @@ if [ "${1:-}" = --nextest ]; then
     # The engines that the OCI command line is tested with.
     need podman podman
     need conmon conmon
+    # For system containers: a distribution.
+    need debootstrap debootstrap
     need dockerd docker.io
     need docker docker.io
     # For images: a registry, and programs of others that make and copy them.

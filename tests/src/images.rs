@@ -46,3 +46,81 @@ pub fn busybox_tar(folder: &Path) -> Result<PathBuf> {
     command::run(&mut tar, Duration::from_secs(30))?.ok()?;
     Ok(archive)
 }
+
+/// The services that `debian_tar` adds to what Debian has: each writes when it was started and stopped.
+pub const SERVICES: [&str; 2] = ["one", "two"];
+
+/// Debian with systemd, as its `debootstrap` makes it, with two services of its own ([`SERVICES`]) that write to `/shared`: an archive
+/// that is made once and kept in `folder`.
+///
+/// # Errors
+/// Where it cannot be made: without debootstrap, or without Debian's packages.
+pub fn debian_tar(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let archive = folder.join("debian-bookworm.tar");
+    // Others may want it at the same time.
+    let lock = std::fs::File::create(folder.join("debian-bookworm.lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    if archive.exists() {
+        return Ok(archive);
+    }
+    let root = folder.join("debian-bookworm");
+    remove(&root)?;
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap
+        .args([
+            "--variant=minbase",
+            "--include=systemd-sysv,dbus",
+            "bookworm",
+        ])
+        .arg(&root);
+    command::run(&mut debootstrap, Duration::from_secs(400))?.ok()?;
+    for waste in [
+        "var/cache/apt",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ] {
+        remove(&root.join(waste))?;
+    }
+    let system = root.join("etc/systemd/system");
+    let wants = system.join("multi-user.target.wants");
+    std::fs::create_dir_all(&wants)?;
+    std::fs::create_dir_all(root.join("shared"))?;
+    for name in SERVICES {
+        let unit = format!(
+            "[Service]\nExecStartPre=/bin/sh -c 'echo started > /shared/{name}'\nExecStart=/bin/sleep infinity\n\
+             ExecStop=/bin/sh -c 'echo stopped > /shared/{name}'\n\n[Install]\nWantedBy=multi-user.target\n"
+        );
+        let file = format!("{name}.service");
+        std::fs::write(system.join(&file), unit)?;
+        symlink(
+            system
+                .join(&file)
+                .strip_prefix(&root)
+                .map(|p| Path::new("/").join(p))?,
+            wants.join(&file),
+        )?;
+    }
+    let new = folder.join("debian-bookworm.tar.new");
+    let mut tar = Command::new("tar");
+    tar.arg("-C")
+        .arg(&root)
+        .args(["--numeric-owner", "-cf"])
+        .arg(&new)
+        .arg(".");
+    command::run(&mut tar, Duration::from_secs(60))?.ok()?;
+    std::fs::rename(&new, &archive)?;
+    remove(&root)?;
+    Ok(archive)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

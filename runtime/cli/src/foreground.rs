@@ -8,6 +8,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::OFlags,
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
+    pty::{OpenptFlags, ioctl_tiocgptpeer},
     termios::{
         OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
     },
@@ -124,6 +125,8 @@ fn wait_for_events(signals: &SignalFd, relay: Option<&Relay>) -> Result<(bool, b
 #[derive(Debug)]
 struct Relay {
     master: OwnedFd,
+    /// The terminal's other side, kept open: it is there while nobody in the container uses it, as an init's console.
+    other_side: Option<OwnedFd>,
     /// Whether there is still something to read for the container.
     input: bool,
     before: Option<Termios>,
@@ -141,6 +144,7 @@ impl Relay {
             tcsetattr(stdin, OptionalActions::Now, &mode).map_err(failed)?;
         }
         Ok(Self {
+            other_side: other_side(&master),
             master,
             input: true,
             before,
@@ -149,11 +153,15 @@ impl Relay {
 
     fn carry(&mut self, of_terminal: bool, of_input: bool) {
         let mut buffer = [0u8; 16 * 1024];
-        if of_terminal && let Ok(length) = rustix::io::read(&self.master, &mut buffer) {
-            write_all(
-                rustix::stdio::stdout(),
-                buffer.get(..length).unwrap_or_default(),
-            );
+        if of_terminal {
+            match rustix::io::read(&self.master, &mut buffer) {
+                Ok(length) => write_all(
+                    rustix::stdio::stdout(),
+                    buffer.get(..length).unwrap_or_default(),
+                ),
+                // Somebody has hung it up (vhangup(2)).
+                Err(_) => self.other_side = other_side(&self.master),
+            }
         }
         if of_input {
             match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
@@ -200,6 +208,11 @@ impl Drop for Relay {
             let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
         }
     }
+}
+
+fn other_side(master: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    ioctl_tiocgptpeer(master, flags).ok()
 }
 
 fn write_all(to: impl AsFd, mut data: &[u8]) {

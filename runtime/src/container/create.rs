@@ -5,6 +5,7 @@ use super::{
     cgroup::Cgroup,
     channel::Word,
     hooks::{self, About, Moment},
+    idmap,
     init::{self, Context},
     mounts,
     plan::Plan,
@@ -29,6 +30,7 @@ pub(super) fn create(setup: &Setup, options: &Options) -> Result<Created> {
     let cgroup = Cgroup::create(
         &plan.cgroup,
         linux.and_then(|linux| linux.resources().as_ref()),
+        mounts::parts_cgroups(&setup.spec),
     )?;
     match launch(setup, options, &plan, &cgroup) {
         Ok((child, terminal, about)) => {
@@ -66,7 +68,18 @@ fn launch(
     // Only who owns the network namespace may show it by a sysfs of its own.
     let borrows_network =
         plan.new & libc::CLONE_NEWNET as u64 == 0 && (plan.user || rootless::in_user_namespace());
-    let prepared = mounts::prepare(&mounts, &setup.bundle, cgroup, borrows_network)?;
+    if mounts::parts_cgroups(&setup.spec)
+        && let Some(owner) = plan.maps.as_ref().and_then(idmap::Maps::root)
+    {
+        cgroup.give(owner)?;
+    }
+    let prepared = mounts::prepare(
+        &mounts,
+        &setup.bundle,
+        cgroup,
+        plan.process.is_privileged(),
+        borrows_network,
+    )?;
     let about = About::new(&setup.id, &setup.bundle, &setup.spec);
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);

@@ -31,12 +31,17 @@ pub(super) fn exec(
         plan.affinity = scheduling::Affinity::new(affinity)?;
     }
     let kinds = plan::kinds(target.spec);
-    let entrance = target.cgroup.entrance().map_err(|error| match error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Error::Conflict("the container does not run any more: its cgroup is gone".to_owned())
-        }
-        other => other,
-    })?;
+    let entrance = target
+        .cgroup
+        .entrance_beside(target.pid)
+        .map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::Conflict(
+                    "the container does not run any more: its cgroup is gone".to_owned(),
+                )
+            }
+            other => other,
+        })?;
     let init = Pid::from_raw(target.pid)
         .ok_or(rustix::io::Errno::SRCH)
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))

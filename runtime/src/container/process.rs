@@ -165,6 +165,11 @@ impl Plan {
         listener.map_or(Ok(()), |fd| self.listener.send(&fd))
     }
 
+    /// Whether the container may do what the host's root does.
+    pub(super) fn is_privileged(&self) -> bool {
+        self.caps.bounding & CAP_SYS_ADMIN != 0
+    }
+
     /// Keeps so many descriptors after the standard streams open for the program.
     pub(super) fn preserve(&mut self, count: u32) {
         self.preserve = count;

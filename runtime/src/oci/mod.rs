@@ -3,6 +3,7 @@
 
 mod defaults;
 mod signal;
+mod system;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -79,13 +80,14 @@ pub fn first_user(task: &Task) -> u32 {
     defaults::mapped_to(task.id.as_str())
 }
 
-/// The signal that stops a task: its own, its image's, or SIGTERM.
+/// The signal that stops a task: its own, its image's, or SIGTERM; where it runs an init, what ends that.
 ///
 /// # Errors
 /// [`Error::Invalid`] where the name is none of a signal.
 pub fn stop_signal(task: &TaskSpec, image: &ImageConfig) -> Result<i32> {
     match task.stop_signal.as_ref().or(image.stop_signal.as_ref()) {
         Some(name) => parse_signal(name),
+        None if is_system(task, image) => parse_signal(system::STOP_SIGNAL),
         None => Ok(libc::SIGTERM),
     }
 }
@@ -159,8 +161,8 @@ pub fn exec(first: &Process, accounts: &Accounts, exec: &ExecSpec) -> Result<Pro
     Ok(process)
 }
 
-fn process(order: &Order<'_>) -> Result<Value> {
-    let (wanted, image) = (&order.task.spec, order.image);
+/// A task's program and its arguments.
+fn args(wanted: &TaskSpec, image: &ImageConfig) -> Vec<String> {
     let mut args = wanted
         .entrypoint
         .clone()
@@ -170,6 +172,20 @@ fn process(order: &Order<'_>) -> Result<Value> {
     } else if wanted.entrypoint.is_none() {
         args.extend(image.command.iter().cloned());
     }
+    args
+}
+
+/// Whether a task's program is an init, which is given what it needs.
+fn is_system(wanted: &TaskSpec, image: &ImageConfig) -> bool {
+    args(wanted, image)
+        .first()
+        .is_some_and(|program| system::is_init(program))
+}
+
+fn process(order: &Order<'_>) -> Result<Value> {
+    let (wanted, image) = (&order.task.spec, order.image);
+    let system = is_system(wanted, image);
+    let args = args(wanted, image);
     if args.is_empty() {
         return Err(Error::Invalid(format!(
             "the image {} names no program to run; give one and its arguments after the image",
@@ -195,13 +211,18 @@ fn process(order: &Order<'_>) -> Result<Value> {
     if wanted.tty {
         first.push("TERM=xterm".into());
     }
+    if system {
+        first.push(system::ENV.into());
+    }
     Ok(json!({
-        "terminal": wanted.tty,
+        // An init writes to its console how the boot goes.
+        "terminal": wanted.tty || system,
         "user": user_value(&user)?,
         "args": args,
         "env": merged([&first[..], &image.env, order.env, &wanted.env]),
         "cwd": cwd,
-        "noNewPrivileges": true,
+        // A distribution has programs that change the user (login, su, sudo).
+        "noNewPrivileges": !system,
         // Not the agent's own, which may be protected.
         "oomScoreAdj": 0,
         "capabilities": {
@@ -266,6 +287,11 @@ fn merged<const N: usize>(parts: [&[String]; N]) -> Vec<String> {
 
 fn mounts(order: &Order<'_>) -> Result<Vec<Value>> {
     let mut mounts = defaults::mounts();
+    if is_system(&order.task.spec, order.image) {
+        let own = system::mounts();
+        mounts.retain(|m| own.iter().all(|o| o["destination"] != m["destination"]));
+        mounts.extend(own);
+    }
     for name in ["resolv.conf", "hosts", "hostname"] {
         mounts.push(json!({
             "destination": format!("/etc/{name}"),

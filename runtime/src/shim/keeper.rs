@@ -366,6 +366,7 @@ impl Keeper {
             return;
         }
         // It has ended; nothing of it may go on.
+        self.streams.let_go();
         let cgroup = self.container.cgroup();
         let oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > self.oom_kills);
         let _ = cgroup.signal_all(libc::SIGKILL);

@@ -115,7 +115,7 @@ fn make(dir: &Path) -> Result<Made> {
         rootfs,
         stdio,
     })?;
-    streams.adopt(container.take_terminal())?;
+    streams.adopt_console(container.take_terminal())?;
     Ok(Made {
         container,
         streams,

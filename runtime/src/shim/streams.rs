@@ -21,6 +21,9 @@ const EOT: u8 = 4;
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     terminal: Option<OwnedFd>,
+    /// The terminal's other side, kept open: a container's terminal is there while nobody uses it (an init opens its console for
+    /// each message anew).
+    other_side: Option<OwnedFd>,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -85,6 +88,18 @@ impl Streams {
         Ok(())
     }
 
+    /// The same, for a terminal that stays whether or not it is used, until `let_go`.
+    pub(super) fn adopt_console(&mut self, master: Option<OwnedFd>) -> Result<()> {
+        self.adopt(master)?;
+        self.other_side = self.terminal.as_ref().map(other_side).transpose()?;
+        Ok(())
+    }
+
+    /// Who used the console has ended: it ends with the last of its output.
+    pub(super) fn let_go(&mut self) {
+        self.other_side = None;
+    }
+
     /// The streams that can still give output.
     pub(super) fn outputs(&self) -> impl Iterator<Item = (LogStream, BorrowedFd<'_>)> {
         let stdout = self.terminal.as_ref().or(self.stdout.as_ref());
@@ -106,8 +121,17 @@ impl Streams {
             (LogStream::Stderr, _) => (&mut self.stderr, false),
         };
         let Some(fd) = slot else { return Read::Ended };
+        let mut again = terminal && self.other_side.is_some();
         loop {
             match rustix::io::read(&*fd, &mut *buffer) {
+                // Somebody has hung it up (vhangup(2), as a login does): it is opened anew, once in a while.
+                Err(Errno::IO) if again => {
+                    again = false;
+                    match other_side(fd) {
+                        Ok(new) => self.other_side = Some(new),
+                        Err(_) => break,
+                    }
+                }
                 Ok(0) => break,
                 Ok(n) => return Read::Bytes(n),
                 Err(Errno::INTR) => {}
@@ -205,6 +229,12 @@ impl Streams {
     fn has_input(&self) -> bool {
         self.terminal.is_some() || self.stdin.is_some()
     }
+}
+
+fn other_side(master: &OwnedFd) -> Result<OwnedFd> {
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    ioctl_tiocgptpeer(master, flags).map_err(|e| Error::io("open the container's terminal", e))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

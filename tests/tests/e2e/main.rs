@@ -14,6 +14,7 @@ mod registry;
 mod rootless;
 mod running;
 mod streams;
+mod system;
 
 use anyhow::{Result, ensure};
 use std::time::Duration;

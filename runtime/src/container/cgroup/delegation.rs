@@ -49,7 +49,7 @@ pub fn delegated() -> Result<Option<PathBuf>> {
 }
 
 /// The path in the v2 hierarchy, of a text like `/proc/PID/cgroup`.
-fn own_path(text: &str) -> Option<PathBuf> {
+pub(super) fn own_path(text: &str) -> Option<PathBuf> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     (!path.split('/').any(|part| part == "..")).then(|| PathBuf::from(path))
 }

@@ -22,6 +22,9 @@ use std::{
 pub use delegation::delegated;
 pub use pressure::{Pressure, Stall};
 
+/// The part of a v2 cgroup that is a container's own.
+const PAYLOAD: &str = "payload";
+
 /// Where the hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -49,6 +52,8 @@ pub struct Cgroup {
     layout: Layout,
     /// Whether a v2 cgroup has a program with device rules.
     filtered: bool,
+    /// The one below in which the container begins that makes cgroups of its own.
+    payload: Option<v2::Group>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +75,25 @@ pub(super) struct Entrance {
     /// lock on all forks and exits, which costs milliseconds.)
     pub(super) tasks: Vec<OwnedFd>,
 }
+
+/// A directory of the host that a container sees of its cgroup.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The name below `/sys/fs/cgroup`; none: that itself.
+    pub(super) name: Option<String>,
+    pub(super) path: PathBuf,
+    /// It limits nothing: the container may do with it as it likes.
+    pub(super) own: bool,
+}
+
+/// What belongs to whom a cgroup is delegated to (cgroups(7)).
+const OWNED: [&str; 5] = [
+    "",
+    "cgroup.procs",
+    "cgroup.threads",
+    "cgroup.subtree_control",
+    "tasks",
+];
 
 impl Cgroup {
     /// That of a container made earlier. `path` is that of `path()`: the spec's `cgroupsPath`, relative to the hierarchy's root, or
@@ -93,6 +117,7 @@ impl Cgroup {
             path,
             layout,
             filtered: false,
+            payload: None,
         })
     }
 
@@ -101,13 +126,21 @@ impl Cgroup {
             path: PathBuf::new(),
             layout: Layout::None,
             filtered: false,
+            payload: None,
         }
     }
 
     /// Makes it and sets its limits. Nothing of it stays if that fails. An ordinary user who may not make it gets none, unless there
     /// are limits to set.
-    pub(super) fn create(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
-        match Self::make(path, resources) {
+    ///
+    /// `parted`: the container makes cgroups of its own in it. Then on v2 its processes begin in one below, so that the limits are out
+    /// of its reach, and on v1 it is in systemd's hierarchy as well.
+    pub(super) fn create(
+        path: &Path,
+        resources: Option<&LinuxResources>,
+        parted: bool,
+    ) -> Result<Self> {
+        match Self::make(path, resources, parted) {
             Err(error) if is_refused(&error) && rootless::in_user_namespace() => {
                 match resources.map(limited).transpose()?.as_deref() {
                     None | Some("") => Ok(Self::none()),
@@ -121,7 +154,7 @@ impl Cgroup {
         }
     }
 
-    fn make(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
+    fn make(path: &Path, resources: Option<&LinuxResources>, parted: bool) -> Result<Self> {
         let path = relative(path)?;
         let root = Path::new(ROOT);
         let rules = device_rules(resources)?;
@@ -136,11 +169,21 @@ impl Cgroup {
                 path,
                 layout: Layout::Unified(group.clone()),
                 filtered: false,
+                payload: None,
             };
             let limited = group
                 .limit(root, &limits)
                 .and_then(|()| v2::limit_devices(&group, &rules))
-                .map(|filtered| cgroup.filtered = filtered);
+                .map(|filtered| cgroup.filtered = filtered)
+                .and_then(|()| {
+                    if parted {
+                        let payload = v2::Group::at(group.path(), Path::new(PAYLOAD));
+                        payload.create()?;
+                        payload.limit(root, &[])?;
+                        cgroup.payload = Some(payload);
+                    }
+                    Ok(())
+                });
             (cgroup, limited)
         } else {
             let mut limits = resources
@@ -152,11 +195,12 @@ impl Cgroup {
             }
             let hybrid = root.join("unified");
             let unified = v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path));
-            let groups = v1::Groups::new(root, &path, &limits, unified.is_none())?;
+            let groups = v1::Groups::new(root, &path, &limits, unified.is_none(), parted)?;
             let cgroup = Self {
                 path,
                 layout: Layout::Legacy(groups.clone(), unified.clone()),
                 filtered: false,
+                payload: None,
             };
             let limited = unified
                 .map_or(Ok(()), |unified| unified.create())
@@ -337,7 +381,7 @@ impl Cgroup {
     pub(super) fn entrance(&self) -> Result<Entrance> {
         let (unified, groups) = match &self.layout {
             Layout::None => (None, None),
-            Layout::Unified(group) => (Some(group), None),
+            Layout::Unified(group) => (Some(self.payload.as_ref().unwrap_or(group)), None),
             Layout::Legacy(groups, unified) => (unified.as_ref(), Some(groups)),
         };
         Ok(Entrance {
@@ -350,19 +394,69 @@ impl Cgroup {
         })
     }
 
-    /// What a `cgroup` mount shows: names below `/sys/fs/cgroup` (none: that itself) and the directories of the host.
-    pub(super) fn views(&self) -> Vec<(Option<String>, PathBuf)> {
+    /// The way in for a further process of the container whose first one is `pid`: where that has parted the v2 cgroup among others,
+    /// nobody can be in that itself.
+    pub(super) fn entrance_beside(&self, pid: i32) -> Result<Entrance> {
+        let hybrid;
+        let (root, group) = match &self.layout {
+            Layout::Unified(group) => (Path::new(ROOT), group),
+            Layout::Legacy(_, Some(group)) => {
+                hybrid = Path::new(ROOT).join("unified");
+                (hybrid.as_path(), group)
+            }
+            Layout::None | Layout::Legacy(_, None) => return self.entrance(),
+        };
+        let first = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let first = delegation::own_path(&first).map(|path| v2::Group::at(root, &path));
+        let mut entrance = self.entrance()?;
+        if let Some(first) = first
+            && first.path() != group.path()
+            && first.path().starts_with(group.path())
+        {
+            entrance.directory = Some(first.directory()?);
+            entrance.procs = Some(first.procs()?);
+        }
+        Ok(entrance)
+    }
+
+    /// Gives what is the container's own to part to its root, who is this user of the host.
+    pub(super) fn give(&self, owner: (u32, u32)) -> Result<()> {
+        for view in self.views().into_iter().filter(|view| view.own) {
+            for file in OWNED {
+                let path = view.path.join(file);
+                match std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)) {
+                    // v1 and v2 have not all the same ones.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    other => other.map_err(|e| {
+                        Error::io(format!("give {} to user {}", path.display(), owner.0), e)
+                    })?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a `cgroup` mount shows.
+    pub(super) fn views(&self) -> Vec<View> {
         match &self.layout {
             Layout::None => Vec::new(),
-            Layout::Unified(group) => vec![(None, group.path().to_owned())],
+            Layout::Unified(group) => vec![View {
+                name: None,
+                path: self.payload.as_ref().unwrap_or(group).path().to_owned(),
+                own: self.payload.is_some(),
+            }],
             Layout::Legacy(groups, unified) => groups
                 .directories()
-                .map(|(name, path)| (Some(name.to_owned()), path.to_owned()))
-                .chain(
-                    unified
-                        .iter()
-                        .map(|group| (Some("unified".to_owned()), group.path().to_owned())),
-                )
+                .map(|(name, path)| View {
+                    name: Some(name.to_owned()),
+                    path: path.to_owned(),
+                    own: name == v1::NAMED,
+                })
+                .chain(unified.iter().map(|group| View {
+                    name: Some("unified".to_owned()),
+                    path: group.path().to_owned(),
+                    own: true,
+                }))
                 .collect(),
         }
     }

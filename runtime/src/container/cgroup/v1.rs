@@ -13,6 +13,9 @@ use std::{
 /// Controllers that every container gets where the host has them.
 const USUAL: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 
+/// The hierarchy without a controller, in which systemd keeps services apart.
+pub(super) const NAMED: &str = "systemd";
+
 /// A limit at or above this is none: the kernel rounds "unlimited" down to pages.
 const UNLIMITED: u64 = 1 << 62;
 
@@ -37,7 +40,13 @@ impl Groups {
     }
 
     /// Those for a new container with these limits.
-    pub(super) fn new(root: &Path, path: &Path, limits: &[Limit], freezer: bool) -> Result<Self> {
+    pub(super) fn new(
+        root: &Path,
+        path: &Path,
+        limits: &[Limit],
+        freezer: bool,
+        parted: bool,
+    ) -> Result<Self> {
         let there = hierarchies(root)?;
         for limit in limits {
             if !there
@@ -51,12 +60,12 @@ impl Groups {
             }
         }
         // systemd ends what it finds in the cgroup of a service that it stops: containers do not belong to it.
-        let systemd = Path::new("/run/systemd/system").exists();
+        let systemd = parted || Path::new("/run/systemd/system").exists();
         let wanted = |controller: &str| {
             USUAL.contains(&controller)
                 || limits.iter().any(|limit| limit.controller == controller)
                 || (freezer && controller == "freezer")
-                || (systemd && controller == "systemd")
+                || (systemd && controller == NAMED)
         };
         let directories = there
             .into_iter()

@@ -26,8 +26,8 @@ use std::{
 pub(super) use build::{build, console, detach_host, finish, proc_files};
 pub(super) use kernel::is_device;
 pub(super) use overlay::root;
-pub(crate) use stopped::{BindMount, stopped_root};
 pub(super) use prepare::{prepare, readonly_file};
+pub(crate) use stopped::{BindMount, stopped_root};
 
 /// What the spec says of file systems, checked.
 #[derive(Debug)]

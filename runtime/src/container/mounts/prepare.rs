@@ -12,11 +12,12 @@ use std::{
 };
 
 /// Makes ready what the plan wants of the host. Relative sources start at the bundle.
-/// `borrows_network`: the network namespace may be somebody else's.
+/// `privileged`: the limits of its cgroup are the container's to change. `borrows_network`: the network namespace may be somebody else's.
 pub(crate) fn prepare(
     plan: &Plan,
     bundle: &Path,
     cgroup: &Cgroup,
+    privileged: bool,
     borrows_network: bool,
 ) -> Result<Prepared> {
     let mut prepared = Prepared::default();
@@ -27,7 +28,7 @@ pub(crate) fn prepare(
         let from_host = match wanted.kind.as_str() {
             _ if wanted.options.remount => None,
             _ if wanted.options.bind.is_some() => Some(bind(plan, wanted, bundle)?),
-            "cgroup" | "cgroup2" => Some(hierarchies(wanted, cgroup)?),
+            "cgroup" | "cgroup2" => Some(hierarchies(wanted, cgroup, privileged)?),
             _ => None,
         };
         prepared.from_host.push(from_host);
@@ -95,21 +96,23 @@ pub(super) fn propagation(mount: BorrowedFd<'_>, wanted: &Wanted) -> Result<()> 
 }
 
 /// The container's own cgroups, whatever namespace it looks from.
-fn hierarchies(wanted: &Wanted, cgroup: &Cgroup) -> Result<FromHost> {
-    let attr = MountAttr {
-        set: NOSUID | NODEV | NOEXEC | (wanted.options.attr.set & RDONLY),
-        ..MountAttr::default()
-    };
-    let view = |path: &Path| -> Result<OwnedFd> {
-        let mount = kernel::copy_path(path, false)?;
-        kernel::set(mount.as_fd(), false, &attr)?;
-        Ok(mount)
-    };
+fn hierarchies(wanted: &Wanted, cgroup: &Cgroup, privileged: bool) -> Result<FromHost> {
     let mut named = Vec::new();
-    for (name, path) in cgroup.views() {
-        match name {
-            None => return Ok(FromHost::Bind(view(&path)?, kernel::Kind::Directory)),
-            Some(name) => named.push((name, view(&path)?)),
+    for view in cgroup.views() {
+        let mut set = NOSUID | NODEV | NOEXEC | (wanted.options.attr.set & RDONLY);
+        if !view.own && !privileged {
+            // What the runtime has limited the container must not change.
+            set |= RDONLY;
+        }
+        let mount = kernel::copy_path(&view.path, false)?;
+        let attr = MountAttr {
+            set,
+            ..MountAttr::default()
+        };
+        kernel::set(mount.as_fd(), false, &attr)?;
+        match view.name {
+            None => return Ok(FromHost::Bind(mount, kernel::Kind::Directory)),
+            Some(name) => named.push((name, mount)),
         }
     }
     Ok(FromHost::Hierarchies(named))
