@@ -154,6 +154,28 @@ Examples:
 The exit code is the process's; 127 where there is no such program, 126 where it cannot be executed.
 With a terminal, ctrl-p ctrl-q leaves it running.")]
     Exec(ExecArgs),
+    /// Copy files out of a task's container or into it, also where it has ended
+    #[command(after_help = "\
+Examples:
+  swarmctl cp web.1:/etc/nginx.conf .              a file, under its own name
+  swarmctl cp site/. web.1:/srv/www                what is in a folder, into one that is there
+  swarmctl cp web.1:/var/log - | tar -t            as a tar archive; `- TASK:FOLDER` is the other way round
+
+A folder that is copied to where nothing is gets that name; to where a folder is, it goes into it, or what is in it
+does if the path ends with /. of its own. A folder is never replaced by a file, nor a file by a folder. Files belong
+to root in the container, and to you here, unless -a says otherwise. A name here with a colon is written ./a:b.")]
+    Cp {
+        /// Keep owners by their numbers
+        #[arg(short, long)]
+        archive: bool,
+        /// Copy what the source leads to if it is a symbolic link
+        #[arg(short = 'L', long)]
+        follow_link: bool,
+        /// TASK:PATH, a path here, or - for a tar archive from standard input
+        source: String,
+        /// TASK:PATH, a path here, or - for a tar archive to standard output
+        target: String,
+    },
     /// Join a task's input and output
     #[command(after_help = "\
 The end of the input here does not end the task's. With a terminal, ctrl-p ctrl-q detaches. Otherwise

@@ -213,7 +213,7 @@ async fn open(file: &Path) -> Result<(BoxStream<swarm_api::Result<Bytes>>, Optio
     Ok((pieces(opened, name), size))
 }
 
-fn pieces(
+pub(super) fn pieces(
     source: impl AsyncRead + Send + Unpin + 'static,
     name: String,
 ) -> BoxStream<swarm_api::Result<Bytes>> {

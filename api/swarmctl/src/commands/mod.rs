@@ -1,8 +1,10 @@
 //! Carries out one command.
 
 mod change;
+mod copy;
 mod enter;
 mod image;
+mod local;
 mod show;
 mod streams;
 mod usage;
@@ -29,6 +31,18 @@ pub(crate) async fn execute(cli: Cli) -> Result<i32> {
             no_stdin,
             task,
         } => return streams::attach(context, task, replay, no_stdin).await,
+        Command::Cp {
+            archive,
+            follow_link,
+            source,
+            target,
+        } => {
+            let options = copy::Options {
+                follow: follow_link,
+                archive,
+            };
+            copy::copy(context, &source, &target, options).await?;
+        }
         Command::Logs {
             follow,
             tail,
