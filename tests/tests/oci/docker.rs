@@ -2,7 +2,9 @@
 
 use crate::{SOON, bundle::scratch, swarm_oci};
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -73,9 +75,75 @@ impl Docker {
         Ok(self.run(args)?.ok()?.stdout)
     }
 
+    /// Every system call that this runtime's default profile allows is allowed by the one that Docker has written for its container, but
+    /// for those that are newer than it, and those that it began to allow later (23.0).
+    fn allows_what_ours_does(&self) -> Result<()> {
+        const LATER: [&str; 6] = [
+            "name_to_handle_at",
+            "pkey_alloc",
+            "pkey_free",
+            "pkey_mprotect",
+            "process_vm_readv",
+            "process_vm_writev",
+        ];
+        const NEWER: [&str; 14] = [
+            "cachestat",
+            "fchmodat2",
+            "futex_requeue",
+            "futex_wait",
+            "futex_wake",
+            "getxattrat",
+            "listmount",
+            "listxattrat",
+            "map_shadow_stack",
+            "mseal",
+            "removexattrat",
+            "setxattrat",
+            "statmount",
+            "uretprobe",
+        ];
+        let id = self.ok(&["inspect", "--format={{.Id}}", "web"])?;
+        // As seen by a process in the daemon's mount namespace.
+        let spec = format!(
+            "/proc/{}/root/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{}/config.json",
+            self.daemon.id(),
+            id.trim()
+        );
+        let theirs = allowed(&serde_json::from_slice(&fs::read(spec)?)?);
+        ensure!(theirs.contains("read"), "Docker's profile is not there");
+        fs::create_dir(self.folder.join("ours"))?;
+        command::run(
+            Command::new(swarm_oci()?)
+                .args(["spec", "--bundle"])
+                .arg(self.folder.join("ours")),
+            SOON,
+        )?
+        .ok()?;
+        let spec = fs::read(self.folder.join("ours/config.json"))?;
+        let more: Vec<String> = allowed(&serde_json::from_slice(&spec)?)
+            .difference(&theirs)
+            .filter(|name| !LATER.contains(&name.as_str()) && !NEWER.contains(&name.as_str()))
+            .cloned()
+            .collect();
+        ensure!(more.is_empty(), "allowed here, and not by Docker: {more:?}");
+        Ok(())
+    }
+
     fn container(&self, args: &[&str]) -> Result<Output> {
         self.run(&[&["run", "--network=none"], args].concat())
     }
+}
+
+/// The calls that a spec's filter allows, whatever their arguments or with some.
+fn allowed(spec: &Value) -> BTreeSet<String> {
+    let rules = spec["linux"]["seccomp"]["syscalls"].as_array();
+    rules
+        .into_iter()
+        .flatten()
+        .filter(|rule| rule["action"] == "SCMP_ACT_ALLOW")
+        .flat_map(|rule| rule["names"].as_array().into_iter().flatten())
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
 }
 
 impl Drop for Docker {
@@ -138,6 +206,7 @@ fn docker_runs_containers_with_it() -> Result<()> {
     docker
         .container(&["--detach", "--name=web", "busybox", "sh", "-c", script])?
         .ok()?;
+    docker.allows_what_ours_does()?;
     let ran = docker.run(&["exec", "web", "sh", "-c", "echo in $$; exit 9"])?;
     ensure!(ran.code == 9 && ran.stdout.starts_with("in "), "{ran:?}");
     ensure!(

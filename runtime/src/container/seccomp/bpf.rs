@@ -196,6 +196,9 @@ fn test(condition: &Condition) -> Vec<Instruction> {
         }
         Test::Masked { mask, value } => {
             let ((mh, ml), (h, l)) = (halves(mask), halves(value));
+            if (mh, h) == (0, 0) {
+                return vec![low, step(AND, ml), branch(EQUAL, l, 0, FAIL)];
+            }
             vec![
                 high,
                 step(AND, mh),

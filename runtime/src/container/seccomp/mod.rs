@@ -9,6 +9,8 @@ mod bpf;
 pub(crate) mod fuzz;
 mod listener;
 mod profile;
+#[cfg(test)]
+mod reference;
 #[cfg(any(test, feature = "fuzzing"))]
 mod run;
 mod x86_64;

@@ -20,13 +20,18 @@ pub fn default_seccomp_for(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
             calls.push(allow(names));
         }
     }
-    // Sockets of all families but AF_ALG (38) and AF_VSOCK (40), which know no network namespace.
-    for (operator, family) in [
-        ("SCMP_CMP_LT", 38),
-        ("SCMP_CMP_EQ", 39),
-        ("SCMP_CMP_GT", 40),
+    // Sockets of all families but AF_ALG (38) and AF_VSOCK (40), which know no network namespace. The kernel looks at the low half of
+    // the argument alone: comparing all of it would let them through with a bit above.
+    for (mask, family) in [
+        (0xffff_ffe0, 0),
+        (0xffff_fffc, 32),
+        (0xffff_fffe, 36),
+        (0xffff_ffff, 39),
+        (0xffff_ffff, 41),
+        (0xffff_fffe, 42),
+        (0xffff_fffc, 44),
     ] {
-        calls.push(allow_if("socket", operator, family, None));
+        calls.push(allow_if("socket", "SCMP_CMP_MASKED_EQ", mask, Some(family)));
     }
     // PER_LINUX, PER_LINUX32 and UNAME26 with either, and the question.
     for personality in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
