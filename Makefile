@@ -10,8 +10,9 @@ ifneq ($(SUDO),)
 export CARGO_TARGET_$(HOST)_RUNNER := $(SUDO)
 endif
 
-# It starts once for each step of each container: without shared libraries it does so faster.
-OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static
+# It starts once for each step of each container: without shared libraries, and with its 17,000 relocations packed (it can be
+# loaded at any address nevertheless), it does so faster.
+OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-vm torture soak bench fuzz lint clean clean-hosts deps

@@ -8,6 +8,7 @@ use super::{
     idmap,
     init::{self, Context},
     mounts,
+    network::Network,
     plan::Plan,
     rootless,
     spawn::{self, Child},
@@ -26,13 +27,22 @@ pub(super) fn create(setup: &Setup, options: &Options) -> Result<Created> {
     let mut plan = Plan::new(&setup.id, &setup.spec)?;
     plan.process.preserve(options.preserve_fds);
     plan.process.connect_listener()?;
+    // In a user namespace the network namespace must belong to that; others to be joined want this process to be alone.
+    let beside = plan.new & libc::CLONE_NEWNET as u64 != 0
+        && !plan.user
+        && plan.joined.is_empty()
+        && plan.time_offsets.is_none();
+    let network = match beside {
+        true => Network::begin().ok(),
+        false => None,
+    };
     let linux = setup.spec.linux().as_ref();
     let cgroup = Cgroup::create(
         &plan.cgroup,
         linux.and_then(|linux| linux.resources().as_ref()),
         mounts::parts_cgroups(&setup.spec),
     )?;
-    match launch(setup, options, &plan, &cgroup) {
+    match launch(setup, options, &plan, &cgroup, network) {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
             Ok(Created {
@@ -58,6 +68,7 @@ fn launch(
     options: &Options,
     plan: &Plan,
     cgroup: &Cgroup,
+    network: Option<Network>,
 ) -> Result<(Child, Option<OwnedFd>, About)> {
     let mounts = mounts::Plan::new(
         &setup.spec,
@@ -85,24 +96,33 @@ fn launch(
     let rootfs = absolute(&setup.rootfs, &setup.bundle);
     let root = mounts::root(&rootfs, mounts.nodev(), plan.user, plan.maps.as_ref())?;
     let joined = Joined::open(plan)?;
+    let entrance = cgroup.entrance()?;
+    let network = network
+        .map(Network::finish)
+        .transpose()
+        .map_err(|e| Error::io("make a network namespace for the container", e))?;
     let context = Context {
         plan,
         mounts: &mounts,
         prepared: &prepared,
         root: &root,
         mount_namespace: joined.mount.as_ref(),
+        network: network.as_ref(),
         stdio: &setup.stdio,
         hooks,
         about: &about,
         gate: options.gate.as_ref(),
         keyring: options.session_keyring,
     };
-    let entrance = cgroup.entrance()?;
     // A new time namespace takes its offsets before its first process only.
     let time = plan.time_offsets.as_ref();
     let new = match time {
         Some(_) => plan.new & !(libc::CLONE_NEWTIME as u64),
         None => plan.new,
+    };
+    let new = match network {
+        Some(_) => new & !(libc::CLONE_NEWNET as u64),
+        None => new,
     };
     let child = joined.with(|| {
         if joined.user.is_none() && time.is_none() {

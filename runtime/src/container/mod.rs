@@ -14,6 +14,7 @@ mod hooks;
 mod idmap;
 mod init;
 mod mounts;
+mod network;
 mod plan;
 mod process;
 pub mod rootless;

@@ -8,7 +8,10 @@ use super::{
 use crate::container::sys::{self, MountAttr};
 use crate::{Error, Result};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fstatfs, open, openat, statx},
+    fs::{
+        AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fstatfs, mkdirat, open, openat,
+        statx,
+    },
     mount::{
         FsPickFlags, MoveMountFlags, UnmountFlags, fsconfig_reconfigure, fsconfig_set_flag,
         fsconfig_set_string, fspick, move_mount, unmount,
@@ -232,12 +235,11 @@ fn hierarchies(
         kernel::Kind::Directory,
     )?;
     for (name, mount) in views {
-        attach_at(
-            root,
-            mount.as_fd(),
-            &wanted.destination.join(name),
-            kernel::Kind::Directory,
-        )?;
+        // Nobody else has been in this directory, and names of hierarchies are no paths: no link can be in the way.
+        let failed = |e| Error::io(format!("show the cgroups {name} in the container"), e);
+        mkdirat(&directory, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(mount, "", &directory, name, from).map_err(failed)?;
         // `cpu,cpuacct` under the single names too.
         for alias in name.split(',').filter(|alias| alias != name) {
             rustix::fs::symlinkat(name.as_str(), &directory, alias).map_err(|e| {

@@ -8,7 +8,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -65,27 +65,33 @@ pub(super) fn make(root: BorrowedFd<'_>, plan: &Plan, prepared: &Prepared) -> Re
             attach_at(root, mount.as_fd(), &device.path, kernel::Kind::File)?;
         }
     } else {
+        let mut last: Option<(&Path, OwnedFd)> = None;
         for device in &plan.devices {
-            node(root, device)?;
+            let (Some(above), Some(name)) = (device.path.parent(), device.path.file_name()) else {
+                return Err(Error::Invalid("a device cannot be the root".to_owned()));
+            };
+            // Most are in one directory. It is opened once, and nothing else goes on in the container yet.
+            let directory = match last.take() {
+                Some((path, directory)) if path == above => directory,
+                _ => kernel::place(root, above, kernel::Kind::Directory)?,
+            };
+            node(directory.as_fd(), name, device)?;
+            last = Some((above, directory));
         }
     }
     links(root)
 }
 
-fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+fn node(directory: BorrowedFd<'_>, name: &OsStr, device: &Device) -> Result<()> {
     let failed = |e: std::io::Error| {
         Error::io(
             format!("make the device {} in the container", device.path.display()),
             e,
         )
     };
-    let (Some(above), Some(name)) = (device.path.parent(), device.path.file_name()) else {
-        return Err(Error::Invalid("a device cannot be the root".to_owned()));
-    };
-    let directory = kernel::place(root, above, kernel::Kind::Directory)?;
     let c_name = CString::new(name.as_bytes()).map_err(|e| failed(e.into()))?;
     let number = rustix::fs::makedev(device.major, device.minor);
-    match sys::mknod(directory.as_fd(), &c_name, device.mode, number) {
+    match sys::mknod(directory, &c_name, device.mode, number) {
         Ok(()) => {
             if device.owner != (0, 0) {
                 let (uid, gid) = device.owner;
@@ -94,7 +100,7 @@ fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
                     rustix::fs::Gid::from_raw(gid),
                 );
                 chownat(
-                    &directory,
+                    directory,
                     name,
                     Some(uid),
                     Some(gid),
@@ -102,7 +108,7 @@ fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
                 )
                 .map_err(|e| failed(e.into()))?;
                 chmodat(
-                    &directory,
+                    directory,
                     name,
                     Mode::from_raw_mode(device.mode & 0o7777),
                     AtFlags::empty(),
@@ -113,7 +119,7 @@ fn node(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
         }
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             let there = rustix::fs::openat(
-                &directory,
+                directory,
                 name,
                 OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 Mode::empty(),

@@ -20,12 +20,8 @@ pub(super) fn hide(root: BorrowedFd<'_>, paths: &[PathBuf]) -> Result<()> {
         let Some(place) = find(root, path)? else {
             continue;
         };
-        let source = if kernel::is_directory(&place)? {
-            &mut empty
-        } else {
-            &mut null
-        };
         let directory = kernel::is_directory(&place)?;
+        let source = if directory { &mut empty } else { &mut null };
         let mount = match source {
             // Attached once, it is copied from there.
             Some(attached) => kernel::copy(attached.as_fd(), false)?,
