@@ -6,7 +6,10 @@
 use super::{Owners, lossy};
 use crate::image::resolve::{directory_in_root, open_in_root};
 use crate::{Error, Result};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
+    UTIME_OMIT, Uid,
+};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read};
@@ -259,8 +262,16 @@ fn make_file(
     Ok(())
 }
 
-/// Removes what an entry replaces. A directory is not replaced.
+/// Removes what an entry replaces. A directory is not replaced, nor is what something is mounted on (EBUSY): the kernel
+/// refuses that only to those who have the mount in their own namespace, and takes it away for others.
 fn clear(at: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    if let Ok(there) = rustix::fs::statx(at, name, flags, StatxFlags::BASIC_STATS)
+        && there.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        && !FileType::from_raw_mode(there.stx_mode.into()).is_dir()
+    {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
     match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => Err(io::Error::other(

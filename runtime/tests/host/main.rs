@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)] // A panic is the report.
 
 mod cluster;
+mod copy;
 #[path = "../engine/harness.rs"]
 mod harness;
 mod health;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
         verbs::an_image_in_use_stays,
         verbs::mounts_and_names_are_in_place,
         verbs::users_are_those_of_the_image,
+        copy::files_are_copied_while_a_container_runs_and_after_its_end,
+        copy::owners_are_the_container_s_own_also_in_a_user_namespace,
+        copy::a_read_only_container_takes_nothing_in,
         health::a_task_is_found_once_a_command_in_it_ends_well,
         health::a_task_that_is_unhealthy_is_ended_failed_and_replaced,
         health::http_and_tcp_are_asked_inside_the_container_s_network,

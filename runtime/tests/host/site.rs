@@ -17,9 +17,9 @@ use swarm_api::{Backend, BoxStream, Result};
 use swarm_runtime::host::{Host, HostConfig};
 use tempfile::TempDir;
 
-const APPLETS: [&str; 18] = [
+const APPLETS: [&str; 19] = [
     "sh", "cat", "seq", "echo", "sleep", "true", "false", "id", "hostname", "env", "ls", "touch",
-    "mount", "head", "test", "pwd", "httpd", "rm",
+    "mount", "head", "test", "pwd", "httpd", "rm", "ln",
 ];
 /// What something that is to happen on a busy machine happens within.
 const SOON: Duration = Duration::from_secs(60);
