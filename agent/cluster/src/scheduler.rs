@@ -16,8 +16,11 @@ const NAMED: usize = 16;
 /// How often a slot must have been rejected by a node to avoid it.
 const REJECTIONS: usize = 2;
 
-/// The fewest tasks of the service, then the fewest tasks, then the least reserved, then the image there already, then
-/// the lowest id.
+/// The fewest tasks of the service; then the fewest tasks, a missing image counting as one more; then the least reserved;
+/// then the image there already; then the lowest id.
+///
+/// So replicas spread whatever images are where, and a node that has the image is preferred while it has at most one
+/// task more than the others.
 type Rank = (usize, usize, u64, bool, NodeId);
 
 /// Places tasks of one service one after the other. The nodes are looked through once, not for every task.
@@ -85,7 +88,7 @@ fn rank(view: &View<'_>, load: &view::Load<'_>, request: &Request<'_>) -> Rank {
         (view.nodes_with(&request.spec.image)).is_some_and(|nodes| nodes.contains(&load.node.id));
     (
         load.tasks_of(request.service),
-        load.tasks,
+        load.tasks + usize::from(!has_image),
         load.reserved_share(),
         !has_image,
         load.node.id,

@@ -295,7 +295,7 @@ impl Puller {
             turn.tell(outcome.is_ok()).await;
             match outcome {
                 Err(why) if !last => {
-                    tracing::debug!(%why, diff_id, "a neighbour did not give a layer")
+                    tracing::debug!(%why, diff_id, "a neighbour did not give a layer");
                 }
                 other => return other,
             }

@@ -2,6 +2,7 @@
 
 use crate::{UP, alone, refused, run};
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use swarm_tests::host::Host;
@@ -12,7 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A registry on a host; it ends with the test.
 pub(crate) struct Registry<'a> {
-    host: &'a Host,
+    pub(crate) host: &'a Host,
     process: Child,
 }
 
@@ -35,12 +36,13 @@ impl<'a> Registry<'a> {
                 host.address
             ),
         )?;
+        let log = std::fs::File::create(folder.join("registry.log"))?;
         let mut command = Command::new("docker-registry");
         command
             .arg("serve")
             .arg(&file)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log)
             .stderr(Stdio::null());
         let process = host
             .spawn_inside(&mut command)
@@ -55,8 +57,28 @@ impl<'a> Registry<'a> {
         format!("{}:5000/{name}", self.host.address)
     }
 
+    /// How often each blob was fetched so far, by its digest.
+    pub(crate) fn fetched(&self) -> Result<BTreeMap<String, usize>> {
+        let log = std::fs::read_to_string(self.host.scratch()?.join("registry.log"))?;
+        let mut fetched = BTreeMap::new();
+        for line in log.lines().filter(|line| line.contains("\"GET /v2/")) {
+            let digest = line
+                .split_once("/blobs/")
+                .and_then(|(_, rest)| rest.split(' ').next());
+            if let Some(digest) = digest {
+                *fetched.entry(digest.to_owned()).or_default() += 1;
+            }
+        }
+        Ok(fetched)
+    }
+
     /// Puts busybox there, with `text` in `/version`.
-    fn put(&self, name: &str, text: &str) -> Result<()> {
+    pub(crate) fn put(&self, name: &str, text: &str) -> Result<()> {
+        self.put_layers(name, text, 0)
+    }
+
+    /// As [`Registry::put`], with so many layers more, of which each has a file `/layers/N`.
+    pub(crate) fn put_layers(&self, name: &str, text: &str, more: usize) -> Result<()> {
         let folder = self.host.scratch()?.join(format!("image-{text}"));
         let layout = folder.join("layout");
         std::fs::create_dir_all(&folder)?;
@@ -73,6 +95,14 @@ impl<'a> Registry<'a> {
         umoci(format!("init --layout {at}"))?;
         umoci(format!("new --image {at}:latest"))?;
         umoci(format!("insert --image {at}:latest {} /", root.display()))?;
+        for n in 0..more {
+            let file = folder.join(format!("layer-{n}"));
+            std::fs::write(&file, format!("layer {n}\n").repeat(10_000))?;
+            umoci(format!(
+                "insert --image {at}:latest {} /layers/{n}",
+                file.display()
+            ))?;
+        }
         umoci(format!(
             "config --image {at}:latest --config.cmd sleep --config.cmd 3600 --config.env PATH=/bin --config.user guest"
         ))?;
@@ -83,7 +113,7 @@ impl<'a> Registry<'a> {
         )
     }
 
-    fn copy(&self, options: &[&str], from: &str, to: &str) -> Result<()> {
+    pub(crate) fn copy(&self, options: &[&str], from: &str, to: &str) -> Result<()> {
         let mut skopeo = Command::new("skopeo");
         skopeo
             .args(["--insecure-policy", "copy", "--quiet"])
@@ -94,7 +124,7 @@ impl<'a> Registry<'a> {
     }
 }
 
-fn version(host: &Host, task: &str) -> Result<String> {
+pub(crate) fn version(host: &Host, task: &str) -> Result<String> {
     host.ok(&["exec", task, "cat", "/version"])
 }
 
@@ -103,7 +133,7 @@ pub(crate) fn hosts(count: usize) -> swarm_tests::Builder {
     alone(count).argument("--insecure-registries=10.0.0.0/8")
 }
 
-fn formed(test: impl FnOnce(&Cluster) -> Result<()>) {
+pub(crate) fn formed(test: impl FnOnce(&Cluster) -> Result<()>) {
     with_hosts(hosts(3), |c| {
         c.form()?;
         test(c)

@@ -1,6 +1,7 @@
 use super::*;
 use crate::command::Change;
 use crate::testing::{MEMORY, World, spec};
+use proptest::prelude::*;
 use swarm_api::model::{Cpus, NetworkMode, Restart, ServiceSpec};
 
 /// What placing tasks of `spec` one after the other comes to.
@@ -31,7 +32,14 @@ fn tasks_of_a_service_are_spread_before_anything_else() {
     w.settle();
     w.scale(&busy, 1);
     w.settle();
-    let first = nodes(placed(&mut w, spec("web", 1, Restart::Always), 4));
+    for node in 1..=3 {
+        let image = crate::testing::image("everywhere");
+        let node = NodeId(node);
+        w.ok(Change::PutImage { image, node });
+    }
+    let mut web = spec("web", 1, Restart::Always);
+    web.task.image = "everywhere".into();
+    let first = nodes(placed(&mut w, web, 4));
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
     assert_eq!(first[0], 2, "the one with the task of busy comes last");
 }
@@ -45,6 +53,72 @@ fn a_node_that_has_the_image_is_taken_where_all_else_is_alike() {
     let mut late = spec("late", 1, Restart::Always);
     late.task.image = "late".into();
     assert_eq!(nodes(placed(&mut w, late, 3)), [3, 1, 2]);
+}
+
+#[test]
+fn a_node_that_has_the_image_is_preferred_while_it_has_one_task_more_and_not_two() {
+    let mut w = World::new(2);
+    let image = crate::testing::image("late");
+    let node = NodeId(1);
+    w.ok(Change::PutImage { image, node });
+    let mut late = spec("late", 1, Restart::Always);
+    late.task.image = "late".into();
+    let pinned = |n: u32| {
+        let mut busy = spec("busy", n, Restart::Always);
+        busy.task.constraints = vec!["node.name==host1".parse().unwrap()];
+        busy
+    };
+    let busy = w.create(pinned(1));
+    w.settle();
+    assert_eq!(nodes(placed(&mut w, late.clone(), 1)), [1]);
+    w.scale(&busy, 3);
+    w.settle();
+    late.name = "later".into();
+    assert_eq!(nodes(placed(&mut w, late, 1)), [2]);
+}
+
+proptest! {
+    /// Wherever images and other tasks are: replicas spread as evenly as without them, and nobody with the image is left out
+    /// for somebody without it who has as many tasks or more.
+    #[test]
+    fn images_never_stand_against_the_spread_of_replicas(
+        with_image in proptest::collection::btree_set(1..=5u64, 1..=5),
+        busy in proptest::collection::vec(1..=5u64, 0..8),
+        count in 1..12usize,
+    ) {
+        let mut w = World::new(5);
+        for node in &with_image {
+            let image = crate::testing::image("late");
+            w.ok(Change::PutImage { image, node: NodeId(*node) });
+        }
+        for (n, node) in busy.iter().enumerate() {
+            let mut other = spec(&format!("busy{n}"), 1, Restart::Always);
+            other.task.constraints = vec![format!("node.name==host{node}").parse().unwrap()];
+            w.create(other);
+        }
+        w.settle();
+        let mut late = spec("late", 1, Restart::Always);
+        late.task.image = "late".into();
+        let chosen = nodes(placed(&mut w, late, count));
+        let on = |node: u64, of: &[u64]| of.iter().filter(|n| **n == node).count();
+        let counts: Vec<usize> = (1..=5).map(|n| on(n, &chosen)).collect();
+        let (most, least) = (counts.iter().max().unwrap(), counts.iter().min().unwrap());
+        prop_assert!(most - least <= 1, "{counts:?}");
+        for at in 0..chosen.len() {
+            let (before, node) = (&chosen[..at], chosen[at]);
+            if with_image.contains(&node) {
+                continue;
+            }
+            for other in &with_image {
+                let alike = on(*other, before) == on(node, before);
+                let tasks = |n: u64| on(n, &busy) + on(n, before);
+                prop_assert!(
+                    !alike || tasks(*other) > tasks(node),
+                    "{node} was chosen before {other}, which has the image"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -76,15 +76,12 @@ mod tests {
     #[test]
     fn of_tasks_that_are_checked_only_the_healthy_are_found() {
         let mut state = state();
-        for (number, health) in [
+        for (number, health) in (1..).zip([
             HealthState::Starting,
             HealthState::Healthy,
             HealthState::Unhealthy,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let mut task = place(&mut state, number as u64 + 1, 1, TaskState::Running);
+        ]) {
+            let mut task = place(&mut state, number, 1, TaskState::Running);
             task.status.health = Some(Health {
                 state: health,
                 ..Health::default()
