@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// All that is random follows from it.
     pub seed: u64,
-    /// For how long.
+    /// For how long; four spells at the least.
     pub time: Duration,
+    /// How long one spell of work and faults is, more or less.
+    pub spell: Duration,
 }
 
-/// One spell of work and faults.
-const SPELL: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(40));
 /// Spells before what is left is compared: caches fill, the log is cut for the first time.
 const WARM_UP: usize = 2;
 /// What a cluster that is left alone gives everything back within.
@@ -63,7 +63,7 @@ pub fn soak(cluster: &Cluster, plan: Plan, say: &dyn Fn(&str)) -> Result<Table> 
         if left.is_zero() && spell > WARM_UP + 1 {
             break;
         }
-        let time = dice.time(SPELL.0, SPELL.1);
+        let time = dice.time(plan.spell * 2 / 3, plan.spell * 4 / 3);
         work::work(cluster, &mut faults, &mut dice, time, &archive, say)
             .with_context(|| format!("spell {spell}"))?;
         let empty = emptied(cluster, table.rounds())?;

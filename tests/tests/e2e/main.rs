@@ -1,6 +1,7 @@
 //! Every promise, end to end: real binaries, several hosts, only what a user can type and see.
 
 mod bad_input;
+mod copy;
 mod dns;
 mod faults;
 mod forming;
@@ -13,8 +14,11 @@ mod network;
 mod registry;
 mod rootless;
 mod running;
+mod share;
+mod soak;
 mod streams;
 mod system;
+mod workloads;
 
 use anyhow::{Result, ensure};
 use std::time::Duration;

@@ -2,12 +2,15 @@
 
 use crate::arguments::Arguments;
 use anyhow::{Context, Result};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use swarm_tests::Cluster;
 use swarm_tests::soak::{self, Plan};
 
 /// Each host's disk: for images, containers and a log that grows until it is cut.
 const DISK: u64 = 512 << 20;
+
+/// Between two measurements.
+const SPELL: Duration = Duration::from_secs(30);
 
 pub(crate) fn soak(arguments: &Arguments) -> Result<()> {
     let seed = arguments.seed;
@@ -21,6 +24,7 @@ pub(crate) fn soak(arguments: &Arguments) -> Result<()> {
     let plan = Plan {
         seed,
         time: arguments.time,
+        spell: SPELL,
     };
     let soaked = cluster
         .form()
