@@ -47,7 +47,7 @@ usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
   update  [--resources FILE|-] [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--cpu-period MICROSECONDS]
           [--cpu-quota MICROSECONDS] [--cpu-share N] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--pids-limit N] [--blkio-weight N] ID
   events  [--stats] [--interval DURATION] ID
-  spec    [--bundle DIR] [--rootless]
+  spec    [--bundle DIR] [--rootless] [--system]
   features
 
 State is kept in /run/swarm-oci (of an ordinary user: in $XDG_RUNTIME_DIR/swarm-oci), or where --root says. An ordinary user's

@@ -11,11 +11,12 @@ use swarm_runtime::{Error, Result, container::default_seccomp};
 /// `spec`: writes it into the bundle, never over one that is there.
 pub(crate) fn write(args: &mut Args) -> Result<()> {
     let mut bundle = PathBuf::from(".");
-    let mut rootless = false;
+    let (mut rootless, mut system) = (false, false);
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Option(name) if name == "bundle" || name == "b" => bundle = args.path(&name)?,
             Arg::Option(name) if name == "rootless" => rootless = args.switch(&name)?,
+            Arg::Option(name) if name == "system" => system = args.switch(&name)?,
             Arg::Option(name) => unknown("spec", &name)?,
             Arg::Word(word) => {
                 let mut none = Id::default();
@@ -31,7 +32,11 @@ pub(crate) fn write(args: &mut Args) -> Result<()> {
             rustix::process::getegid().as_raw(),
         )
     });
-    let text = format!("{:#}\n", config(ids)?);
+    let mut config = config(ids)?;
+    if system {
+        make_system(&mut config);
+    }
+    let text = format!("{config:#}\n");
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -108,6 +113,55 @@ fn config(rootless: Option<(u32, u32)>) -> Result<Value> {
         "linux": linux,
     }))
 }
+
+/// Makes it the spec of a system container: a distribution with its own init, which gets its console, memory for the state of a
+/// boot, control groups of its own, and may change users. docs/operations.md says why.
+fn make_system(config: &mut Value) {
+    config["root"]["readonly"] = json!(false);
+    let process = &mut config["process"];
+    process["args"] = json!(["/sbin/init"]);
+    process["terminal"] = json!(true);
+    process["noNewPrivileges"] = json!(false);
+    if let Some(env) = process["env"].as_array_mut() {
+        env.push(json!("container=oci"));
+    }
+    let caps: Vec<_> = SYSTEM_CAPABILITIES
+        .iter()
+        .map(|name| format!("CAP_{name}"))
+        .collect();
+    for set in ["bounding", "effective", "permitted"] {
+        process["capabilities"][set] = json!(caps);
+    }
+    let Some(mounts) = config["mounts"].as_array_mut() else {
+        return;
+    };
+    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    let memory = |to: &str, options: &[&str]| json!({"destination": to, "type": "tmpfs", "source": "tmpfs", "options": options});
+    mounts.extend([
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "rw"]}),
+        memory("/run", &["nosuid", "nodev", "mode=755"]),
+        memory("/run/lock", &["nosuid", "nodev", "noexec", "mode=1777"]),
+        memory("/tmp", &["nosuid", "nodev", "mode=1777"]),
+    ]);
+}
+
+/// Docker's default ones.
+const SYSTEM_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
 #[cfg(test)]
 mod tests {

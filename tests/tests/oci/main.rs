@@ -5,6 +5,7 @@ mod docker;
 mod lifecycle;
 mod podman;
 mod rootless;
+mod system;
 
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, time::Duration};
