@@ -183,6 +183,27 @@ fn nothing_is_mounted_over_proc() {
     });
 }
 
+/// CVE-2025-52881: what the runtime writes to /proc goes to the kernel, whatever lies at that path in the container.
+#[test]
+fn sysctls_do_not_go_through_what_the_image_has_at_their_path() {
+    alone(|| {
+        let world = World::new();
+        fs::create_dir_all(world.path("image/proc/sys/net/ipv4")).unwrap();
+        symlink("/etc/name", world.path("image/proc/sys/net/ipv4/ip_forward")).unwrap();
+        let mut spec = set(
+            world.sh("cat /etc/name"),
+            "linux.sysctl",
+            json!({"net.ipv4.ip_forward": "1"}),
+        );
+        spec["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| m["destination"] != "/proc");
+        let ran = world.run(spec);
+        assert_eq!(ran.out, "image", "{ran:?}");
+    });
+}
+
 /// CVE-2024-21626: a working directory that leads to a directory of the host through a descriptor.
 #[test]
 fn a_working_directory_through_a_descriptor_is_refused() {
