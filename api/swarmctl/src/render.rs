@@ -2,7 +2,7 @@
 
 use crate::table::table;
 use std::time::Duration;
-use swarm_api::backend::Stats;
+use swarm_api::backend::{Pressure, Pressures, Stats};
 use swarm_api::control::Token;
 use swarm_api::model::{
     Availability, Endpoint, Event, EventAction, Image, Info, Lookup, Network, Node, NodeHealth,
@@ -285,13 +285,19 @@ pub(crate) fn tokens(tokens: &[Token], now: Timestamp) -> String {
 
 /// One round of statistics. `before` is the round before it: the processor's share is the difference.
 pub(crate) fn stats(before: &[Stats], round: &[Stats]) -> String {
+    // Columns that are of use somewhere.
+    let pressed = round.iter().any(|s| s.pressure.is_some());
+    let killed = round.iter().any(|s| s.oom_kills > 0);
+    let mut heads = vec![
+        "TASK", "NODE", "CPU", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "RECEIVED", "SENT",
+    ];
+    heads.extend(pressed.then_some("WAITS FOR CPU, MEMORY, IO"));
+    heads.extend(killed.then_some("KILLED FOR MEMORY"));
     table(
-        &[
-            "TASK", "NODE", "CPU", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "RECEIVED", "SENT",
-        ],
+        &heads,
         round.iter().map(|s| {
             let earlier = before.iter().find(|b| b.task_id == s.task_id);
-            vec![
+            let mut row = vec![
                 s.task.clone(),
                 s.node_name.clone(),
                 earlier
@@ -303,9 +309,19 @@ pub(crate) fn stats(before: &[Stats], round: &[Stats]) -> String {
                 s.pids.to_string(),
                 format_bytes(s.rx_bytes),
                 format_bytes(s.tx_bytes),
-            ]
+            ];
+            row.extend(pressed.then(|| s.pressure.map_or_else(|| "-".into(), pressure)));
+            row.extend(killed.then(|| s.oom_kills.to_string()));
+            row
         }),
     )
+}
+
+/// The shares of the last 10 seconds in which some process waited.
+fn pressure(pressures: Pressures) -> String {
+    let share = |p: Pressure| format!("{:.1} %", f64::from(p.some) / 100.0);
+    let all = [pressures.cpu, pressures.memory, pressures.io].map(share);
+    all.join(", ")
 }
 
 fn share(before: &Stats, after: &Stats) -> Option<String> {
@@ -440,6 +456,31 @@ mod tests {
         assert_eq!(
             time(Timestamp(1_700_000_000_123)),
             "2023-11-14T22:13:20.123Z"
+        );
+    }
+
+    #[test]
+    fn pressure_and_kills_are_shown_where_there_are_any() {
+        let quiet = Stats::default();
+        let text = stats(&[], std::slice::from_ref(&quiet));
+        assert!(
+            !text.contains("WAITS") && !text.contains("KILLED"),
+            "{text}"
+        );
+        let mut pressed = quiet.clone();
+        pressed.oom_kills = 3;
+        let memory = Pressure {
+            some: 1250,
+            full: 0,
+        };
+        pressed.pressure = Some(Pressures {
+            memory,
+            ..Pressures::default()
+        });
+        let text = stats(&[], &[quiet, pressed]);
+        assert!(
+            text.contains("0.0 %, 12.5 %, 0.0 %") && text.contains("KILLED"),
+            "{text}"
         );
     }
 

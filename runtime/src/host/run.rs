@@ -211,10 +211,10 @@ impl Inner {
             status.message = match (exit.oom_killed, exit.signal) {
                 (true, _) => match task.spec.resources.memory {
                     Some(limit) => format!(
-                        "out of memory: the kernel killed it at its limit of {}",
+                        "out of memory: killed by the kernel at its limit of {}",
                         format_bytes(limit)
                     ),
-                    None => "out of memory: the kernel killed it".into(),
+                    None => "out of memory: killed by the kernel".into(),
                 },
                 _ if stopping => "stopped as asked".into(),
                 _ if complaint.is_some() => complaint.unwrap_or_default(),

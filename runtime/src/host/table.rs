@@ -253,6 +253,9 @@ pub(super) fn task_attributes(task: &Task) -> BTreeMap<String, String> {
     ]);
     if let Some(exit) = task.status.exit {
         attributes.insert("exit_code".into(), exit.code.to_string());
+        if exit.oom_killed {
+            attributes.insert("oom_killed".into(), "true".into());
+        }
     }
     if let Some(health) = &task.status.health {
         attributes.insert("health".into(), health.state.to_string());

@@ -375,6 +375,15 @@ fn more_than_its_memory_is_killed_and_said() {
             let tasks = one.json(&["ps", "-a", "hog"])?;
             ensure!(tasks[0]["status"]["exit"]["oom_killed"] == true, "{tasks}");
             Ok(())
-        })
+        })?;
+        let reason = "out of memory: killed by the kernel at its limit of 16 MiB";
+        for shows in [&["ps", "-a"][..], &["inspect", "hog.1"]] {
+            let text = one.ok(shows)?;
+            ensure!(text.contains(reason), "{text}");
+        }
+        let mut events = one.ctl_stream(&["events", "--since", "0"])?;
+        let told = events.expect("oom_killed=true", SOON)?;
+        ensure!(told.contains(reason), "{told}");
+        Ok(())
     });
 }

@@ -210,6 +210,12 @@ impl State {
                 exit.map(|e| e.code.to_string()).unwrap_or_default(),
             ),
             (
+                "oom_killed",
+                exit.filter(|e| e.oom_killed)
+                    .map(|_| "true".to_owned())
+                    .unwrap_or_default(),
+            ),
+            (
                 "health",
                 health.map(|h| h.state.to_string()).unwrap_or_default(),
             ),
