@@ -360,6 +360,7 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<BoxStream<Result<Vec<Stats>>>>;
 
     /// What happens from now on; or, where `since` is a log index that is still kept, all that came after it.
+    /// A [`crate::Cursor`] says where to go on when the stream breaks off.
     async fn watch(&self, since: Option<u64>) -> Result<BoxStream<Result<Event>>>;
 
     /// The live tasks behind a service's, task's or node's name.
