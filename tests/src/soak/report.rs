@@ -25,7 +25,7 @@ struct Row {
 
 const ROWS: &[Row] = &[
     Row {
-        what: "agent's memory, KiB",
+        what: "agent's own memory, KiB",
         slack: 8192,
         of_agent: true,
         read: |s| s.agent_memory,
@@ -49,7 +49,7 @@ const ROWS: &[Row] = &[
         read: |s| s.shims as u64,
     },
     Row {
-        what: "shims' memory, KiB",
+        what: "shims' own memory, KiB",
         slack: 1024,
         of_agent: false,
         read: |s| s.shim_memory,
@@ -225,13 +225,13 @@ impl fmt::Display for Table {
             self.warm_up
         )?;
         for (state, hosts) in self.columns() {
-            write!(f, "{state:<24}")?;
+            write!(f, "{state:<25}")?;
             for host in 1..=hosts.len() {
                 write!(f, " {:>18}", format!("host{host}"))?;
             }
             writeln!(f)?;
             for row in ROWS {
-                write!(f, "  {:<22}", row.what)?;
+                write!(f, "  {:<23}", row.what)?;
                 for samples in &hosts {
                     let cell = match compare(row, samples) {
                         Some((early, late)) => format!("{early} > {late}"),

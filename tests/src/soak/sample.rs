@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct Sample {
     /// The agent's process id: another one is another life.
     pub agent: i32,
-    /// Its resident memory.
+    /// Its resident memory, without what it maps of files: pages of its program come in as they are needed, and may go.
     pub agent_memory: u64,
     /// Its descriptors.
     pub agent_files: u64,
@@ -20,7 +20,7 @@ pub struct Sample {
     pub agent_threads: u64,
     /// Shims.
     pub shims: usize,
-    /// Their resident memory together.
+    /// That of all of them together.
     pub shim_memory: u64,
     /// Their descriptors together.
     pub shim_files: u64,
@@ -61,11 +61,11 @@ impl Sample {
         let groups = cgroups::named(host.group());
         let mut sample = Self {
             agent,
-            agent_memory: status(agent, "VmRSS:"),
+            agent_memory: status(agent, "RssAnon:"),
             agent_files: files(agent),
             agent_threads: status(agent, "Threads:"),
             shims: shims.len(),
-            shim_memory: shims.iter().map(|pid| status(*pid, "VmRSS:")).sum(),
+            shim_memory: shims.iter().map(|pid| status(*pid, "RssAnon:")).sum(),
             shim_files: shims.iter().map(|pid| files(*pid)).sum(),
             containers: all
                 .iter()
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn what_this_process_holds_is_found() {
         let pid = std::process::id() as i32;
-        assert!(status(pid, "VmRSS:") > 100);
+        assert!(status(pid, "RssAnon:") > 100);
         assert!(status(pid, "Threads:") >= 1);
         assert!(files(pid) >= 3);
         assert!(namespaces(pid).iter().any(|n| n.starts_with("net:")));
