@@ -34,6 +34,10 @@ if [ "${1:-}" = --bench ]; then
     need dockerd docker.io
     need docker docker.io
     need iptables iptables
+    need podman podman
+    need docker-registry docker-registry
+    need skopeo skopeo
+    need umoci umoci
     need runc runc
     need crun crun
 fi

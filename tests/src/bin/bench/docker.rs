@@ -156,7 +156,7 @@ fn starts(c: &Cluster, figures: &mut Figures) -> Result<()> {
 }
 
 /// Starts dockerd with a `/run` of its own, as its network sandboxes are found there.
-fn start(host: &Host) -> Result<Child> {
+pub(crate) fn start(host: &Host) -> Result<Child> {
     let (data, run) = (host.data_dir(), host.run_dir());
     let log = std::fs::File::options()
         .create(true)
@@ -192,7 +192,8 @@ fn client(host: &Host, args: &[&str]) -> Result<Command> {
     Ok(docker)
 }
 
-fn docker(host: &Host, args: &[&str]) -> Result<String> {
+/// Has the client do something; what it says.
+pub(crate) fn docker(host: &Host, args: &[&str]) -> Result<String> {
     Ok(host
         .run(&mut client(host, args)?, LONG)?
         .ok()?

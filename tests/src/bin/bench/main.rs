@@ -3,6 +3,7 @@
 
 mod docker;
 mod idle;
+mod images;
 mod report;
 mod runtime;
 mod sample;
@@ -50,13 +51,14 @@ fn main() -> ExitCode {
 
 fn bench() -> Result<()> {
     let mut args = std::env::args_os().skip(1);
-    let usage = "usage: swarm-bench FILE [cluster|runtime …]; the figures are written into FILE";
+    let usage =
+        "usage: swarm-bench FILE [cluster|runtime|images …]; the figures are written into FILE";
     let file = args.next().map(PathBuf::from).context(usage)?;
     let mut parts: Vec<String> = args
         .map(|part| part.to_string_lossy().into_owned())
         .collect();
     if parts.is_empty() {
-        parts = vec!["cluster".to_owned(), "runtime".to_owned()];
+        parts = ["cluster", "runtime", "images"].map(str::to_owned).to_vec();
     }
     for part in parts {
         let section = match part.as_str() {
@@ -64,6 +66,10 @@ fn bench() -> Result<()> {
             "runtime" => {
                 println!("measuring runtimes: one container from nothing to nothing");
                 Section::runtime(&runtime::measure()?)
+            }
+            "images" => {
+                println!("measuring images: one host, and ten at once");
+                Section::images(&images::measure()?)
             }
             _ => bail!("there is no part `{part}`; {usage}"),
         };

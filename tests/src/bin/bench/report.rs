@@ -1,7 +1,7 @@
 //! The figures as a table, and their place in the file: between two marks, so that other sections stay.
 
 use crate::sample::Samples;
-use crate::{Figures, IDLE, runtime};
+use crate::{Figures, IDLE, images, runtime};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
@@ -114,6 +114,68 @@ impl Section {
         }
         Self {
             name: "runtime",
+            text,
+        }
+    }
+
+    /// How fast images come.
+    pub(crate) fn images(figures: &images::Figures) -> Self {
+        let mut text = format!(
+            "The image: {} MB in {} layers, {} MB as the registry has it.\n\n\
+             | engine | version | pull and unpack, p50 | max | n | × swarmd |\n|---|---|---|---|---|---|\n",
+            images::SIZE / 1_000_000,
+            images::LAYERS,
+            figures.compressed / 1_000_000
+        );
+        let show =
+            |v: Option<f64>, unit: &str| v.map_or("–".into(), |v| format!("{v:.0} {unit}"));
+        let ratio = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),
+            _ => "–".into(),
+        };
+        let ours = figures.engines.first().and_then(|e| e.pull.median());
+        for engine in &figures.engines {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} |",
+                engine.name,
+                engine.version,
+                show(engine.pull.median(), "ms"),
+                show(engine.pull.max(), "ms"),
+                engine.pull.len(),
+                ratio(engine.pull.median(), ours),
+            );
+        }
+        let _ = write!(
+            text,
+            "\n| the registry's link | one node, p50 | {} nodes at once, p50 | n | ratio (target ≤ 1.5) | each blob given (target 1) |\n\
+             |---|---|---|---|---|---|\n",
+            images::NODES
+        );
+        for nodes in &figures.nodes {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} × |",
+                nodes.link,
+                show(nodes.one.median(), "ms"),
+                show(nodes.all.median(), "ms"),
+                nodes.all.len(),
+                ratio(nodes.all.median(), nodes.one.median()),
+                nodes.fetched,
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\nHighest resident memory of an agent during a pull (target ≤ 64 MiB): {} alone, {} among {}.",
+            show(figures.memory.max(), "MiB"),
+            show(figures.memory_among.max(), "MiB"),
+            images::NODES
+        );
+        for missing in &figures.missing {
+            let _ = writeln!(text, "\nNot measured: {missing}");
+        }
+        Self {
+            name: "images",
             text,
         }
     }
