@@ -94,6 +94,15 @@ impl NetworkRecord {
 
     /// An address for a task.
     pub(crate) fn lease(&mut self, task: &Id) -> Option<Ipv4Addr> {
+        #[cfg(sabotage)]
+        if crate::sabotage::is(crate::sabotage::Bug::OneAddress) {
+            return self
+                .leases
+                .keys()
+                .next()
+                .copied()
+                .or_else(|| self.next_free());
+        }
         let address = self.next_free()?;
         self.leases.insert(address, task.clone());
         Some(address)

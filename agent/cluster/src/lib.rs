@@ -12,6 +12,8 @@ mod query;
 pub mod reconciler;
 pub mod reports;
 mod restart;
+#[cfg(sabotage)]
+pub mod sabotage;
 mod scheduler;
 pub mod state;
 pub mod voters;

@@ -99,6 +99,12 @@ impl SimHost {
         }
     }
 
+    /// How many times its agent was started.
+    #[must_use]
+    pub fn lives(&self) -> u64 {
+        self.lives
+    }
+
     /// Where its agent is reached.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -210,7 +216,8 @@ impl SimHost {
     pub fn run_until(&mut self, now: Micros) {
         if let Some(life) = &self.life {
             let until = life.origin + Duration::from_micros(now.saturating_sub(life.began));
-            life.runtime.block_on(tokio::time::sleep_until(until));
+            // Made within the runtime, whose clock it is to follow.
+            (life.runtime).block_on(async move { tokio::time::sleep_until(until).await });
         }
     }
 
@@ -238,6 +245,13 @@ impl SimHost {
         let member = life.agent.try_member()?;
         let _entered = life.runtime.enter();
         Some(look(&member))
+    }
+
+    /// How many tasks the agent's async runtime has.
+    #[must_use]
+    pub fn async_tasks(&self) -> usize {
+        let life = self.life.as_ref();
+        life.map_or(0, |life| life.runtime.metrics().num_alive_tasks())
     }
 
     /// All tasks that the host has, with their status.

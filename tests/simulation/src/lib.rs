@@ -8,11 +8,18 @@
 
 pub mod dice;
 pub mod disk;
+pub mod history;
 pub mod host;
+pub mod invariants;
 pub mod kernel;
 pub mod machine;
 pub mod network;
+pub mod panics;
+pub mod plan;
+pub mod sabotage;
+pub mod shrink;
 pub mod simulation;
+pub mod users;
 
 pub use dice::Dice;
 pub use simulation::Simulation;

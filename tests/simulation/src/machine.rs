@@ -31,6 +31,12 @@ pub struct Behaviour {
     pub start: (u64, u64),
     /// How many of 1000 do not heed the stop signal.
     pub deaf: u64,
+    /// A stopped process goes on (a deliberate bug).
+    pub zombies: bool,
+    /// A started process never runs (a deliberate bug).
+    pub stuck: bool,
+    /// A start leaves something in memory (a deliberate bug).
+    pub leaks: bool,
 }
 
 impl Default for Behaviour {
@@ -39,6 +45,9 @@ impl Default for Behaviour {
             failing_starts: 5,
             start: (4, 60),
             deaf: 20,
+            zombies: false,
+            stuck: false,
+            leaks: false,
         }
     }
 }
@@ -51,6 +60,8 @@ struct Inner {
     dice: Dice,
     behaviour: Behaviour,
     containers: BTreeMap<Id, Container>,
+    /// Processes that go on though their tasks have been removed.
+    zombies: Vec<Task>,
     images: BTreeMap<String, Image>,
     layers: BTreeSet<String>,
     pids: i32,
@@ -76,6 +87,7 @@ impl Machine {
             dice,
             behaviour: Behaviour::default(),
             containers: BTreeMap::new(),
+            zombies: Vec::new(),
             images: images.collect(),
             layers: BTreeSet::new(),
             pids: 100,
@@ -84,8 +96,8 @@ impl Machine {
     }
 
     /// How containers behave from now on.
-    pub fn set_behaviour(&self, behaviour: Behaviour) {
-        self.lock().behaviour = behaviour;
+    pub fn set_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.lock().behaviour);
     }
 
     /// The tasks whose processes run.
@@ -94,7 +106,8 @@ impl Machine {
         let inner = self.lock();
         let runs = |c: &&Container| c.task.status.state == TaskState::Running;
         let running = inner.containers.values().filter(runs);
-        running.map(|c| c.task.clone()).collect()
+        let zombies = inner.zombies.iter().cloned();
+        running.map(|c| c.task.clone()).chain(zombies).collect()
     }
 
     /// The process of a running task ends. False if none runs.
@@ -227,9 +240,15 @@ impl SimRuntime {
 
     async fn start(&self, order: TaskOrder) -> Result<()> {
         let id = order.task.id.clone();
+        let behaviour = self.machine.lock().behaviour;
+        if behaviour.stuck {
+            std::future::pending::<()>().await;
+        }
+        if behaviour.leaks {
+            (0..200).for_each(|_| drop(tokio::spawn(std::future::pending::<()>())));
+        }
         let (delay, fails) = {
             let mut inner = self.machine.lock();
-            let behaviour = inner.behaviour;
             let delay = inner.dice.between(behaviour.start.0, behaviour.start.1);
             (delay, inner.dice.chance(behaviour.failing_starts))
         };
@@ -349,6 +368,11 @@ impl Runtime for SimRuntime {
             let mut inner = self.machine.lock();
             inner.finish(id, TaskState::Shutdown, "removed", None, now);
             let gone = inner.containers.remove(id);
+            if inner.behaviour.zombies
+                && let Some(container) = &gone
+            {
+                inner.zombies.push(container.task.clone());
+            }
             inner.touch();
             gone.and_then(|c| c.network)
         };

@@ -65,6 +65,12 @@ impl State {
                 }
                 Ok(None)
             }
+            #[cfg(sabotage)]
+            Change::Report { .. }
+                if crate::sabotage::now_and_then(crate::sabotage::Bug::Divergence) =>
+            {
+                Ok(None)
+            }
             Change::Report { node, statuses } => self.report(entry, *node, statuses),
             Change::CreateNetwork(spec) => self.create_network(entry, spec),
             Change::RemoveNetwork(id) => self.remove_network(entry, id),

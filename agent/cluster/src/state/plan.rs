@@ -79,6 +79,15 @@ impl State {
             not_before,
             created_at: entry.time,
         };
+        #[cfg(sabotage)]
+        if crate::sabotage::is(crate::sabotage::Bug::TwoTasks) {
+            let twin = Task {
+                id: self.new_id(entry),
+                addresses: Vec::new(),
+                ..task.clone()
+            };
+            self.tasks.insert(twin.id.clone(), twin);
+        }
         self.tasks.insert(id.clone(), task);
         if let Some(record) = self.services.get_mut(service) {
             record.newest.insert(slot, id.clone());

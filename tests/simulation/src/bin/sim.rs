@@ -1,21 +1,149 @@
-//! Runs simulations by seed.
+//! Runs histories by seed: many at once, one again, or one with a deliberate bug; a failure is shortened and printed so that
+//! it can be run again.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::Parser;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use swarm_simulation::Simulation;
+use swarm_simulation::history::{self, Failure};
+use swarm_simulation::plan::Plan;
+use swarm_simulation::sabotage::Bug;
+use swarm_simulation::shrink::shrink;
 
-fn main() -> Result<()> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_ansi(false).init();
-    let hosts = std::env::args().nth(1).and_then(|t| t.parse().ok()).unwrap_or(3);
-    let start = Instant::now();
-    let mut sim = Simulation::new(1);
-    sim.cluster(hosts, 3)?;
-    println!("cluster of {hosts} after {:?} virtual, {:?} real", sim.now(), start.elapsed());
-    let start = Instant::now();
-    sim.run_for(Duration::from_secs(60));
-    println!("60 s in {:?}", start.elapsed());
-    for host in &sim.hosts {
-        println!("{}: {:?}", host.name, host.look(|m| m.status()));
+/// Runs whole clusters of agents by seed, with faults, and checks what must be so.
+#[derive(Parser)]
+#[command(name = "swarm-sim")]
+struct Options {
+    /// Run this seed only, twice, and say whether both runs were the same.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// End after this many seconds, whatever is left.
+    #[arg(long, default_value_t = 600)]
+    time: u64,
+    /// How many at once; as many as there are processors if not given.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// A deliberate bug: some seed must fail then.
+    #[arg(long, value_enum)]
+    bug: Option<Bug>,
+    /// Do not shorten a failing history.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Print what is planned.
+    #[arg(long)]
+    print: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "off".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    let options = Options::parse();
+    match options.seed {
+        Some(seed) => again(seed, &options),
+        None => many(&options),
     }
-    Ok(())
+}
+
+fn again(seed: u64, options: &Options) -> Result<ExitCode> {
+    let plan = Plan::draw(seed);
+    if options.print {
+        println!("{plan:#?}");
+    }
+    let (first, second) = (
+        history::run(&plan, options.bug),
+        history::run(&plan, options.bug),
+    );
+    if first != second {
+        bail!(
+            "two runs of seed {seed} differ: {first:?}, {second:?}; is this built with --cfg tokio_unstable (make sim)?"
+        );
+    }
+    match first {
+        Ok(outcome) => {
+            println!("seed {seed}: all is well, and the same again: {outcome:?}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            tell(seed, &plan, failure, options);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn many(options: &Options) -> Result<ExitCode> {
+    let start = Instant::now();
+    let limit = Duration::from_secs(options.time);
+    let (next, failed) = (AtomicU64::new(options.from), AtomicU64::new(0));
+    let (done, virtual_seconds) = (AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.unwrap_or(processors);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && start.elapsed() < limit {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= options.from.saturating_add(options.seeds) {
+                        return;
+                    }
+                    let plan = Plan::draw(seed);
+                    let ended = match history::run(&plan, options.bug) {
+                        Ok(outcome) => outcome.ended,
+                        Err(failure) => {
+                            let at = failure.at;
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            tell(seed, &plan, failure, options);
+                            if options.bug.is_some() {
+                                stop.store(true, Ordering::Relaxed);
+                            }
+                            at
+                        }
+                    };
+                    done.fetch_add(1, Ordering::Relaxed);
+                    virtual_seconds.fetch_add(ended.as_secs(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (done, failed) = (done.into_inner(), failed.into_inner());
+    let hours = virtual_seconds.into_inner() / 3600;
+    println!(
+        "{done} histories, {hours} h of virtual time, in {:.0} s: {failed} failed",
+        start.elapsed().as_secs_f64()
+    );
+    let good = match options.bug {
+        None => failed == 0 && done > 0,
+        Some(_) => failed > 0,
+    };
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn tell(seed: u64, plan: &Plan, failure: Failure, options: &Options) {
+    println!("seed {seed} FAILED {failure}");
+    if options.no_shrink {
+        return;
+    }
+    let (short, failure) = shrink(plan, failure, options.bug);
+    println!(
+        "seed {seed} shortened from {} events to {}: {failure}\n{:#?}",
+        plan.events.len(),
+        short.events.len(),
+        short.events
+    );
 }

@@ -1,0 +1,24 @@
+//! Panics of this thread's agents: an async runtime keeps them to itself.
+
+use std::cell::RefCell;
+use std::sync::Once;
+
+thread_local! {
+    static FIRST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+static HOOK: Once = Once::new();
+
+/// The first panic of this thread since the last time.
+pub fn take() -> Option<String> {
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            FIRST.with_borrow_mut(|first| {
+                first.get_or_insert_with(|| info.to_string());
+            });
+            usual(info);
+        }));
+    });
+    FIRST.take()
+}
