@@ -58,7 +58,7 @@ soak: ## work under faults with real containers, and look for what is not given 
 	$(CARGO) build --release -p swarm-tests --bin swarm-torture
 	$(SUDO) $(TARGET)/release/swarm-torture soak $(or $(DURATION),1h) $(or $(HOSTS),3)
 
-bench: ## measure the figures of docs/benchmarks.md, beside Docker, podman, runc and crun (PARTS=cluster, runtime or images: only that)
+bench: ## measure the figures of docs/benchmarks.md, beside Docker, podman, runc and crun (PARTS=cluster, runtime, shim or images: only that)
 	@tests/install-deps.sh --bench
 	$(CARGO) build --release -p swarmd -p swarmctl
 	$(OCI)

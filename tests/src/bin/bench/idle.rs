@@ -22,22 +22,26 @@ pub(crate) fn watch(agents: &[Vec<i32>], figures: &mut Figures) -> Result<()> {
     for (pids, before) in agents.iter().zip(before) {
         let after = Usage::of(pids)?;
         figures.memory.push(after.resident_kib / 1024.0);
-        figures
-            .cpu
-            .push((after.ticks - before.ticks) / TICKS / IDLE.as_secs_f64() * 100.0);
+        figures.cpu.push(after.share_since(&before, IDLE));
         figures.written.push(after.written - before.written);
     }
     Ok(())
 }
 
-struct Usage {
+pub(crate) struct Usage {
     ticks: f64,
     written: f64,
     resident_kib: f64,
 }
 
 impl Usage {
-    fn of(pids: &[i32]) -> Result<Self> {
+    /// The share of one core that was taken since then, percent.
+    pub(crate) fn share_since(&self, before: &Self, time: Duration) -> f64 {
+        (self.ticks - before.ticks) / TICKS / time.as_secs_f64() * 100.0
+    }
+
+    /// Of these processes together.
+    pub(crate) fn of(pids: &[i32]) -> Result<Self> {
         let mut sum = Self {
             ticks: 0.0,
             written: 0.0,
@@ -64,7 +68,8 @@ impl Usage {
     }
 }
 
-fn field(text: &str, name: &str) -> Result<f64> {
+/// A number of a file of `/proc`.
+pub(crate) fn field(text: &str, name: &str) -> Result<f64> {
     text.lines()
         .find_map(|l| {
             l.strip_prefix(name)?

@@ -7,6 +7,7 @@ mod images;
 mod report;
 mod runtime;
 mod sample;
+mod shim;
 mod swarm;
 
 use anyhow::{Context, Result, bail};
@@ -51,14 +52,15 @@ fn main() -> ExitCode {
 
 fn bench() -> Result<()> {
     let mut args = std::env::args_os().skip(1);
-    let usage =
-        "usage: swarm-bench FILE [cluster|runtime|images …]; the figures are written into FILE";
+    let usage = "usage: swarm-bench FILE [cluster|runtime|shim|images …]; the figures are written into FILE";
     let file = args.next().map(PathBuf::from).context(usage)?;
     let mut parts: Vec<String> = args
         .map(|part| part.to_string_lossy().into_owned())
         .collect();
     if parts.is_empty() {
-        parts = ["cluster", "runtime", "images"].map(str::to_owned).to_vec();
+        parts = ["cluster", "runtime", "shim", "images"]
+            .map(str::to_owned)
+            .to_vec();
     }
     for part in parts {
         let section = match part.as_str() {
@@ -70,6 +72,10 @@ fn bench() -> Result<()> {
             "images" => {
                 println!("measuring images: one host, and ten at once");
                 Section::images(&images::measure()?)
+            }
+            "shim" => {
+                println!("measuring shims: {} containers at rest", shim::CONTAINERS);
+                Section::shim(&shim::measure()?)
             }
             _ => bail!("there is no part `{part}`; {usage}"),
         };

@@ -1,7 +1,7 @@
 //! The figures as a table, and their place in the file: between two marks, so that other sections stay.
 
 use crate::sample::Samples;
-use crate::{Figures, IDLE, images, runtime};
+use crate::{Figures, IDLE, images, runtime, shim};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
@@ -178,6 +178,45 @@ impl Section {
             name: "images",
             text,
         }
+    }
+
+    /// What a container at rest costs.
+    pub(crate) fn shim(figures: &shim::Figures) -> Self {
+        let mut text = String::from("| figure | target | p50 | max | n |\n|---|---|---|---|---|\n");
+        let rows = [
+            (
+                "proportional memory (PSS) of a shim",
+                "",
+                &figures.pss,
+                0,
+                "KiB",
+            ),
+            ("of it, its own alone", "", &figures.private, 0, "KiB"),
+            (
+                "most that was ever resident (RSS) of a shim",
+                "",
+                &figures.peak,
+                0,
+                "KiB",
+            ),
+            (
+                "stats of one container each second, of one core",
+                "≤ 0.1 %",
+                &figures.stats,
+                3,
+                "%",
+            ),
+        ];
+        for (name, target, samples, digits, unit) in rows {
+            let show = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.digits$} {unit}"));
+            let (middle, most) = (show(samples.median()), show(samples.max()));
+            let _ = writeln!(
+                text,
+                "| {name} | {target} | {middle} | {most} | {} |",
+                samples.len()
+            );
+        }
+        Self { name: "shim", text }
     }
 
     /// The section's text.
