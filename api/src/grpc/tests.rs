@@ -238,6 +238,41 @@ impl Backend for Fake {
         })
     }
 
+    async fn stat_path(&self, task: String, path: String) -> Result<FileStat> {
+        ghost(&task)?;
+        Ok(FileStat {
+            name: path,
+            kind: FileKind::Symlink,
+            size: 5,
+            mode: 0o4755,
+            modified_at: Timestamp(7),
+            target: "/x".into(),
+        })
+    }
+
+    async fn copy_out(&self, task: String, path: String) -> Result<BoxStream<Result<Bytes>>> {
+        ghost(&task)?;
+        self.note(format!("copy out {path}"));
+        let pulled = Arc::clone(&self.pulled);
+        let pieces = stream::iter(0..10_000).map(move |_| {
+            pulled.fetch_add(1, Ordering::SeqCst);
+            Ok(Bytes::from(vec![1; 64 << 10]))
+        });
+        Ok(pieces.boxed())
+    }
+
+    async fn copy_in(
+        &self,
+        task: String,
+        path: String,
+        archive: BoxStream<Result<Bytes>>,
+    ) -> Result<()> {
+        ghost(&task)?;
+        let all: Vec<Bytes> = archive.try_collect().await?;
+        self.note(format!("copy in {path} {}", all.concat().len()));
+        Ok(())
+    }
+
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         ghost(&digest)?;
         Ok(stream::iter([Ok(Bytes::from(vec![1; 3 << 20]))]).boxed())
@@ -572,6 +607,64 @@ async fn an_archive_goes_whole_or_not_at_all() {
     let layer = site.client.export_layer("sha256:a".into()).await.unwrap();
     let pieces: Vec<Bytes> = layer.try_collect().await.unwrap();
     assert!(pieces.len() > 1 && pieces.concat().len() == 3 << 20);
+}
+
+#[tokio::test]
+async fn files_are_copied_over_the_wire_and_no_faster_than_they_are_taken() {
+    let site = site(Fake::default()).await;
+    let c = &site.client;
+    let stat = c.stat_path("web".into(), "/a".into()).await.unwrap();
+    assert_eq!(
+        (stat.name.as_str(), stat.kind, stat.mode),
+        ("/a", FileKind::Symlink, 0o4755)
+    );
+    assert_eq!(
+        (stat.size, stat.modified_at, stat.target.as_str()),
+        (5, Timestamp(7), "/x")
+    );
+    let ghost = || "ghost".to_owned();
+    assert!(c.stat_path(ghost(), "/".into()).await.is_err());
+    assert!(c.copy_out(ghost(), "/".into()).await.is_err());
+
+    let mut archive = c.copy_out("web".into(), "/a".into()).await.unwrap();
+    for _ in 0..4 {
+        archive.next().await.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(
+        site.fake.pulled.load(Ordering::SeqCst) < 2_000,
+        "nobody holds the other side"
+    );
+    drop(archive);
+
+    let piece = || Ok(Bytes::from(vec![7; 1 << 20]));
+    let whole = stream::iter([piece(), piece()]).boxed();
+    c.copy_in("web".into(), "/b".into(), whole).await.unwrap();
+    let noted = site.fake.asked.lock().unwrap().clone();
+    assert!(
+        noted.contains(&format!("copy in /b {}", 2 << 20)),
+        "{noted:?}"
+    );
+    let unreadable = Error::Invalid("cannot read x: I/O error".into());
+    let broken = stream::iter([piece(), Err(unreadable.clone())]).boxed();
+    let error = c
+        .copy_in("web".into(), "/c".into(), broken)
+        .await
+        .unwrap_err();
+    assert_eq!(error, unreadable);
+    assert!(
+        !site
+            .fake
+            .asked
+            .lock()
+            .unwrap()
+            .clone()
+            .iter()
+            .any(|n| n.starts_with("copy in /c")),
+        "cut off is not whole"
+    );
+    let endless = stream::repeat_with(piece).boxed();
+    assert!(c.copy_in(ghost(), "/".into(), endless).await.is_err());
 }
 
 #[tokio::test]
