@@ -630,7 +630,10 @@ async fn files_are_copied_over_the_wire_and_no_faster_than_they_are_taken() {
     for _ in 0..4 {
         archive.next().await.unwrap().unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Time to run ahead, as above.
+    for _ in 0..100 {
+        c.kill("web.1".into(), 1).await.unwrap();
+    }
     assert!(
         site.fake.pulled.load(Ordering::SeqCst) < 2_000,
         "nobody holds the other side"
