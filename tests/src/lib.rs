@@ -22,6 +22,7 @@ pub mod pty;
 pub mod soak;
 pub mod user;
 pub mod wait;
+pub mod workloads;
 
 pub use cluster::{Builder, Cluster, with_cluster, with_hosts};
 pub use command::{Output, Spawned};
