@@ -16,6 +16,8 @@ pub struct Resources {
     pub cpus: Option<Cpus>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Bytes that it writes into its root file system.
+    pub storage: Option<u64>,
 }
 
 /// Where a mount comes from.
@@ -150,6 +152,7 @@ impl TaskSpec {
     /// [`Error::Invalid`], which says what is wrong and what would be right.
     pub fn validate(&self) -> Result<()> {
         const LEAST_MEMORY: u64 = 4 << 20;
+        const LEAST_STORAGE: u64 = 1 << 20;
         self.image.parse::<ImageReference>()?;
         if let Some(bad) = self
             .env
@@ -166,6 +169,14 @@ impl TaskSpec {
             return Err(Error::Invalid(format!(
                 "a memory limit of {} is too small to start a container; give at least 4m",
                 super::format_bytes(memory)
+            )));
+        }
+        if let Some(storage) = self.resources.storage
+            && storage < LEAST_STORAGE
+        {
+            return Err(Error::Invalid(format!(
+                "a limit of {} for what a container writes is too small to start one; give at least 1m",
+                super::format_bytes(storage)
             )));
         }
         if self.resources.pids == Some(0) {

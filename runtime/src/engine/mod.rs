@@ -8,6 +8,7 @@ mod cleanup;
 mod connection;
 mod container;
 mod logs;
+pub(crate) mod quota;
 mod recover;
 mod root;
 mod spawn;

@@ -1,6 +1,7 @@
 //! Starts a shim: its container's directories and files, its sockets, its process.
 
 use super::connection::{self, Reader, Writer, socket_path};
+use super::quota;
 use super::types::EngineConfig;
 use super::{cleanup, recover::Order};
 use crate::container;
@@ -110,6 +111,10 @@ fn write_files(dir: &Path, spec: &[u8], order: &Order) -> Result<()> {
         dir.join(files::WORK),
     ] {
         make_dir(&path, if path == dir { 0o711 } else { 0o755 })?;
+    }
+    if let (Some(bytes), Some(others)) = (order.launch.storage, dir.parent()) {
+        let dirs = [dir.join(files::UPPER), dir.join(files::WORK)];
+        quota::limit(&[&dirs[0], &dirs[1]], bytes, others, files::UPPER)?;
     }
     let path = dir.join(files::SPEC);
     fs::write(&path, spec).map_err(|e| Error::io(format!("write {}", path.display()), e))?;

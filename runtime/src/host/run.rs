@@ -3,7 +3,7 @@
 use super::types::TaskOrder;
 use super::{Inner, blocking, clock, files, health, machine, netns, task_event, volumes};
 use crate::container::rootless;
-use crate::engine::ContainerState;
+use crate::engine::{ContainerState, quota};
 use crate::image;
 use crate::oci::{self, Accounts};
 use crate::shim::launch::Launch;
@@ -107,7 +107,12 @@ impl Inner {
         volumes::make_ready(task, config, &lower, &dir, &self.volumes())?;
         let accounts = accounts(&lower);
         let spec = self.spec(task, &order.image.config, &order.env, &accounts)?;
+        let storage = task.spec.resources.storage;
+        if storage.is_some() {
+            quota::check(&self.config.data_dir)?;
+        }
         let launch = Launch {
+            storage,
             lower,
             log_max_bytes: LOG_MAX,
             stdin: task.spec.stdin,

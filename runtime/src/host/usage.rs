@@ -72,7 +72,7 @@ impl Inner {
             task_id: task.id.clone(),
             state: task.status.state,
             writable: on_disk(&dir.join("upper"))?,
-            limit: None,
+            limit: task.spec.resources.storage,
             log,
         })
     }

@@ -131,6 +131,7 @@ fn limits_mounts_and_namespaces_are_what_was_asked() {
             memory: Some(64 << 20),
             cpus: Some(Cpus(500_000_000)),
             pids: Some(32),
+            storage: None,
         },
         mounts: vec![
             Mount {

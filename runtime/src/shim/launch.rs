@@ -11,6 +11,9 @@ pub struct Launch {
     pub lower: Vec<PathBuf>,
     /// Bytes of log kept before the file is rotated; one old file is kept beside it.
     pub log_max_bytes: u64,
+    /// The most bytes that the container may write over its layers.
+    #[serde(default)]
+    pub storage: Option<u64>,
     /// Whether standard input stays open until an attached client closes it; else it is empty.
     pub stdin: bool,
     /// The terminal's first size, where the process has one.

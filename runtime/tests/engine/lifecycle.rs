@@ -445,7 +445,7 @@ pub(crate) fn statistics_are_those_of_the_container() {
         .await;
         site.attach("one", true).await.expect("ready").await;
         let stats = site.engine.stats("one").await.unwrap();
-        assert!((1..=3).contains(&stats.pids), "{stats:?}");
+        assert!((1..=3).contains(&stats.used.pids), "{stats:?}");
         site.delete("one").await;
     });
 }

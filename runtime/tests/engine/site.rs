@@ -147,6 +147,7 @@ impl Site {
 
     pub(crate) fn launch(&self, options: Options) -> Launch {
         Launch {
+            storage: None,
             lower: vec![self.rootfs.clone()],
             log_max_bytes: options.log_max_bytes,
             stdin: options.stdin,

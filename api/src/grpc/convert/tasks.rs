@@ -51,6 +51,7 @@ impl From<Resources> for v1::Resources {
             memory_bytes: r.memory,
             nano_cpus: r.cpus.map(|c| c.0),
             pids: r.pids,
+            storage_bytes: r.storage,
         }
     }
 }
@@ -61,6 +62,7 @@ impl From<v1::Resources> for Resources {
             memory: r.memory_bytes,
             cpus: r.nano_cpus.map(Cpus),
             pids: r.pids,
+            storage: r.storage_bytes,
         }
     }
 }

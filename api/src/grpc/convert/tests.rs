@@ -139,6 +139,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
                         memory,
                         cpus: cpus.map(Cpus),
                         pids,
+                        storage: memory,
                     },
                     constraints,
                     network,

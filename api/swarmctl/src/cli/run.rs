@@ -61,6 +61,9 @@ pub(crate) struct RunArgs {
     /// Processes and threads at most
     #[arg(long, value_name = "N")]
     pub(crate) pids: Option<u32>,
+    /// Bytes at most that it writes outside of volumes, such as 1g; needs a disk with project quotas
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) storage_size: Option<u64>,
     /// What its node must meet: KEY==VALUE or KEY!=VALUE, such as node.labels.disk==ssd
     #[arg(long, value_name = "CONSTRAINT")]
     pub(crate) constraint: Vec<Constraint>,
@@ -185,6 +188,7 @@ impl RunArgs {
                     memory: self.memory,
                     cpus: self.cpus,
                     pids: self.pids,
+                    storage: self.storage_size,
                 },
                 constraints: self.constraint,
                 network: match self.network.as_str() {
