@@ -22,6 +22,7 @@ use crate::{Cluster, Host};
 use anyhow::{Context, Result, bail, ensure};
 use dice::Dice;
 use record::{Clock, Key, Lives, Recorder};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -110,7 +111,18 @@ fn recorded(cluster: &Cluster, plan: &Plan) -> Result<Report> {
         seen.push(sequence);
     }
     let records = recorder.take();
-    judge::judge(&keys, &records, &seen)
+    judge::judge(&keys, &records, &seen).map_err(|why| match write_down(plan.seed, &records) {
+        Ok(file) => why.context(format!("all operations are in {}", file.display())),
+        Err(_) => why,
+    })
+}
+
+/// Everything that users did, one line each, for who has to find out why it is wrong.
+fn write_down(seed: u64, records: &[record::Record]) -> Result<PathBuf> {
+    let file = std::env::temp_dir().join(format!("swarm-history-{seed}.txt"));
+    let lines: Vec<String> = records.iter().map(|r| format!("{r:?}")).collect();
+    std::fs::write(&file, lines.join("\n"))?;
+    Ok(file)
 }
 
 fn say(clock: Clock, what: &str) {
