@@ -96,7 +96,8 @@ fn ended_root(dir: &Path, spec: &Spec) -> Result<OwnedFd> {
         let root = spec.root().as_ref().map(|r| r.path().clone());
         return open(&root.unwrap_or_else(|| PathBuf::from("rootfs")));
     }
-    let read_only = spec.root().as_ref().and_then(|r| r.readonly()) == Some(true);
+    let root = spec.root().as_ref();
+    let read_only = root.and_then(oci_spec::runtime::Root::readonly) == Some(true);
     let binds = spec.mounts().iter().flatten().filter_map(|mount| {
         let options = mount.options().as_deref().unwrap_or_default();
         let is = |name: &str| options.iter().any(|o| o == name);

@@ -234,7 +234,7 @@ impl<W: Write> Packer<'_, W> {
 }
 
 fn is_made_up(at: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstatfs(at).is_ok_and(|s| MADE_UP.contains(&(s.f_type as i64)))
+    rustix::fs::fstatfs(at).is_ok_and(|s| MADE_UP.contains(&s.f_type))
 }
 
 /// As many bytes as were announced.

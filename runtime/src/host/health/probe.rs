@@ -148,18 +148,15 @@ async fn command(inner: &Arc<Inner>, id: &Id, process: &Process, timeout: Durati
         }
         Err("how it ended is not known".to_owned())
     };
-    let code = match tokio::time::timeout(timeout, ended()).await {
-        Ok(code) => code,
-        Err(_) => {
-            let _ = input.send(Input::Signal(libc::SIGKILL)).await;
-            let _ = tokio::time::timeout(FAREWELL, ended()).await;
-            let said = short(&said);
-            let after = if said.is_empty() { "" } else { ": " };
-            return Finding::failed(format!(
-                "it did not end within {} and was killed{after}{said}",
-                seconds(timeout)
-            ));
-        }
+    let Ok(code) = tokio::time::timeout(timeout, ended()).await else {
+        let _ = input.send(Input::Signal(libc::SIGKILL)).await;
+        let _ = tokio::time::timeout(FAREWELL, ended()).await;
+        let said = short(&said);
+        let after = if said.is_empty() { "" } else { ": " };
+        return Finding::failed(format!(
+            "it did not end within {} and was killed{after}{said}",
+            seconds(timeout)
+        ));
     };
     let said = short(&said);
     match code {
