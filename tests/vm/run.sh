@@ -3,7 +3,7 @@
 # cluster there. Plain emulation: no /dev/kvm, no root and no network are needed. Ends with the result of what ran inside.
 #
 #   SWARM_VM_KERNEL=PACKAGE   another kernel package (default: what linux-image-cloud-amd64 depends on)
-#   SWARM_VM_TIMEOUT=SECONDS  end the machine after that time (default: 600)
+#   SWARM_VM_TIMEOUT=SECONDS  end the machine after that time (default: 900)
 #   SWARM_VM_BUILD=no         take the programs as they were built last
 #   SWARM_VM_STEPS="STEP…"    only these of the steps of tests/vm/init
 set -eu
@@ -43,7 +43,7 @@ for test in $tests; do
     if [ -e "runtime/tests/$test.rs" ] || [ -e "runtime/tests/$test/main.rs" ]; then select="$select --test $test"; fi
 done
 if [ "${SWARM_VM_BUILD:-yes}" = yes ]; then
-    $cargo build -p swarmd -p swarmctl
+    $cargo build -p swarmd -p swarmctl -p swarm-oci
     # shellcheck disable=SC2086 # a list of options
     $cargo test --no-run -p swarm-runtime $select
 fi
@@ -65,6 +65,9 @@ put() { # FILE DESTINATION: with what it is linked against, without what only a 
 }
 put "$target/debug/swarmd" "$image/bin/swarmd"
 put "$target/debug/swarmctl" "$image/bin/swarmctl"
+put "$target/debug/swarm-oci" "$image/bin/swarm-oci"
+# Only root makes it; the end-to-end tests have, where they ran before.
+[ ! -e "$target/tmp/debian-bookworm.tar" ] || cp "$target/tmp/debian-bookworm.tar" "$image/tests/debian.tar"
 for test in $tests; do
     # The newest of what cargo has built under that name.
     program=$(find "$target/debug/deps" -name "$test-????????????????" -perm -100 -printf '%T@ %p\n' | sort -rn | sed -n '1s/[^ ]* //p')
@@ -80,10 +83,10 @@ cp "$kernel/lib/modules/$version"/modules.* "$image/lib/modules/$version/"
 # AppArmor's own tool makes a profile what the kernel takes.
 apparmor_parser -Q -S -K -T -M /usr/share/apparmor-features/features "$here/profile" >"$image/tests/profile"
 cp "$here/init" "$image/init"
-cp "$here/cluster.sh" "$image/cluster.sh"
+cp "$here/cluster.sh" "$here/rootless.sh" "$here/system.sh" "$image/"
 chmod 755 "$image/init"
-printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$image/etc/passwd"
-printf 'root:x:0:\nnogroup:x:65534:\n' >"$image/etc/group"
+printf 'root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/tmp/me:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$image/etc/passwd"
+printf 'root:x:0:\nme:x:1000:\nnogroup:x:65534:\n' >"$image/etc/group"
 printf '127.0.0.1 localhost vm\n' >"$image/etc/hosts"
 rm -f "$work/disk"
 mkfs.ext4 -q -d "$image" -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0 -O ^has_journal "$work/disk" 3g
@@ -111,7 +114,7 @@ chmod 755 "$first/init"
 (cd "$first" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initramfs"
 
 echo "booting $version"
-timeout --foreground "${SWARM_VM_TIMEOUT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem -smp 2 -m 2048 -nodefaults -nographic -no-reboot \
+timeout --foreground "${SWARM_VM_TIMEOUT:-900}" qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem -smp 2 -m 2048 -nodefaults -nographic -no-reboot \
     -serial stdio -kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initramfs" \
     -append "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests=1 swarm.steps=$(echo "${SWARM_VM_STEPS:-}" | tr ' ' ,)" \
     -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" </dev/null | tee "$work/console"
