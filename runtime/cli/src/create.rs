@@ -15,7 +15,7 @@ use std::{
 };
 use swarm_runtime::{
     Error, Result,
-    container::{self, Created, Options, Rootfs, Setup, Stdio, WindowSize, rootless},
+    container::{self, Cgroup, Created, Options, Rootfs, Setup, Stdio, WindowSize, rootless},
 };
 
 #[derive(Debug, Default)]
@@ -268,19 +268,22 @@ fn make(
         preserve_fds: asked.preserve_fds,
         session_keyring: !asked.no_new_keyring,
     };
-    let mut created = container::create_with(&setup, &options)?;
-    let mut terminal = created.take_terminal();
-    let record = Record {
-        id: setup.id,
-        pid: created.pid(),
-        begun: Stat::read(created.pid()).map_or(0, |stat| stat.begun),
-        bundle: setup.bundle,
-        rootfs: root,
-        cgroup: created.cgroup().path().to_owned(),
-        created: jiff::Timestamp::now().to_string(),
+    // Written while the container's process makes its mounts.
+    let born = |pid: i32, cgroup: &Cgroup| {
+        let record = Record {
+            id: asked.id.clone(),
+            pid,
+            begun: Stat::read(pid).map_or(0, |stat| stat.begun),
+            bundle: setup.bundle.clone(),
+            rootfs: root,
+            cgroup: cgroup.path().to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+        };
+        place.write(&record, &bundle.text)
     };
+    let mut created = container::create_with(&setup, &options, born)?;
+    let mut terminal = created.take_terminal();
     let told = (|| {
-        place.write(&record, &bundle.text)?;
         if let (Some(socket), Some(terminal)) = (&socket, terminal.take_if(|_| socket.is_some())) {
             console::send(socket, &terminal)?;
         }

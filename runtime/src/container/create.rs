@@ -9,7 +9,7 @@ use super::{
     init::{self, Context},
     mounts,
     network::Network,
-    plan::Plan,
+    plan::{self, Plan},
     rootless,
     spawn::{self, Child},
     sys,
@@ -23,26 +23,26 @@ use std::{
 };
 
 /// See `container::create`.
-pub(super) fn create(setup: &Setup, options: &Options) -> Result<Created> {
-    let mut plan = Plan::new(&setup.id, &setup.spec)?;
-    plan.process.preserve(options.preserve_fds);
-    plan.process.connect_listener()?;
-    // In a user namespace the network namespace must belong to that; others to be joined want this process to be alone.
-    let beside = plan.new & libc::CLONE_NEWNET as u64 != 0
-        && !plan.user
-        && plan.joined.is_empty()
-        && plan.time_offsets.is_none();
-    let network = match beside {
+pub(super) fn create(
+    setup: &Setup,
+    options: &Options,
+    born: impl FnOnce(i32, &Cgroup) -> Result<()>,
+) -> Result<Created> {
+    // First of all, so that the kernel works at it while all else is made ready.
+    let network = match plan::network_beside(&setup.spec) {
         true => Network::begin().ok(),
         false => None,
     };
+    let mut plan = Plan::new(&setup.id, &setup.spec)?;
+    plan.process.preserve(options.preserve_fds);
+    plan.process.connect_listener()?;
     let linux = setup.spec.linux().as_ref();
     let cgroup = Cgroup::create(
         &plan.cgroup,
         linux.and_then(|linux| linux.resources().as_ref()),
         mounts::parts_cgroups(&setup.spec),
     )?;
-    match launch(setup, options, &plan, &cgroup, network) {
+    match launch(setup, options, &plan, &cgroup, network, born) {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
             Ok(Created {
@@ -69,6 +69,7 @@ fn launch(
     plan: &Plan,
     cgroup: &Cgroup,
     network: Option<Network>,
+    born: impl FnOnce(i32, &Cgroup) -> Result<()>,
 ) -> Result<(Child, Option<OwnedFd>, About)> {
     let mounts = mounts::Plan::new(
         &setup.spec,
@@ -95,19 +96,21 @@ fn launch(
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);
     let root = mounts::root(&rootfs, mounts.nodev(), plan.user, plan.maps.as_ref())?;
-    let joined = Joined::open(plan)?;
+    let mut joined = Joined::open(plan)?;
     let entrance = cgroup.entrance()?;
-    let network = network
-        .map(Network::finish)
-        .transpose()
-        .map_err(|e| Error::io("make a network namespace for the container", e))?;
+    let beside = network.is_some();
+    if let Some(network) = network {
+        let made = network
+            .finish()
+            .map_err(|e| Error::io("make a network namespace for the container", e))?;
+        joined.around(libc::CLONE_NEWNET as u64, made, "net")?;
+    }
     let context = Context {
         plan,
         mounts: &mounts,
         prepared: &prepared,
         root: &root,
         mount_namespace: joined.mount.as_ref(),
-        network: network.as_ref(),
         stdio: &setup.stdio,
         hooks,
         about: &about,
@@ -120,9 +123,9 @@ fn launch(
         Some(_) => plan.new & !(libc::CLONE_NEWTIME as u64),
         None => plan.new,
     };
-    let new = match network {
-        Some(_) => new & !(libc::CLONE_NEWNET as u64),
-        None => new,
+    let new = match beside {
+        true => new & !(libc::CLONE_NEWNET as u64),
+        false => new,
     };
     let child = joined.with(|| {
         if joined.user.is_none() && time.is_none() {
@@ -144,6 +147,7 @@ fn launch(
         maps.write(child.pid())?;
         channel.send(&Word::Go)?;
     }
+    born(child.pid(), cgroup)?;
     if init::parent_has_hooks(hooks) {
         channel.wait()?;
         hooks::run(hooks, Moment::Prestart, &about, Some(child.pid()))?;
@@ -219,10 +223,16 @@ impl Joined {
                 libc::CLONE_NEWCGROUP => "cgroup",
                 _ => "time",
             };
-            let own = open_namespace(Path::new("/proc/self/ns").join(own).as_path())?;
-            joined.around.push((*kind, there, own));
+            joined.around(*kind, there, own)?;
         }
         Ok(joined)
+    }
+
+    /// One more in which the process shall be born; `name`: what `/proc/self/ns` calls its kind.
+    fn around(&mut self, kind: u64, there: OwnedFd, name: &str) -> Result<()> {
+        let own = open_namespace(&Path::new("/proc/self/ns").join(name))?;
+        self.around.push((kind, there, own));
+        Ok(())
     }
 
     /// Does something in the namespaces, and comes back.

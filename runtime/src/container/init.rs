@@ -4,7 +4,7 @@ use super::{
     Stdio,
     channel::{Channel, Word},
     hooks::{self, About, Moment},
-    mounts, network,
+    mounts,
     plan::Plan,
     process, spawn, sys, terminal,
 };
@@ -22,8 +22,6 @@ pub(super) struct Context<'a> {
     pub(super) root: &'a OwnedFd,
     /// A mount namespace to join.
     pub(super) mount_namespace: Option<&'a OwnedFd>,
-    /// The network namespace, where it was made beside.
-    pub(super) network: Option<&'a OwnedFd>,
     pub(super) stdio: &'a Stdio,
     pub(super) hooks: Option<&'a Hooks>,
     pub(super) about: &'a About,
@@ -89,9 +87,6 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
             .tell_listener(&context.about.version, &state, pid);
     }
     begin()?;
-    if let Some(namespace) = context.network {
-        network::enter(namespace).map_err(|e| Error::io("go into the network namespace", e))?;
-    }
     if plan.user {
         if plan.maps.is_some() {
             channel.wait()?;

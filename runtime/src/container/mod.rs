@@ -140,12 +140,17 @@ pub struct Executed {
 ///
 /// The caller must be single-threaded: the process starts as a copy of it.
 pub fn create(setup: Setup) -> Result<Created> {
-    create::create(&setup, &Options::default())
+    create::create(&setup, &Options::default(), |_, _| Ok(()))
 }
 
-/// The same, with more asked for. With a gate `Created::start` is not to be used.
-pub fn create_with(setup: &Setup, options: &Options) -> Result<Created> {
-    create::create(setup, options)
+/// The same, with more asked for. With a gate `Created::start` is not to be used. `born` is called with the number of the container's process
+/// and its cgroup while that process is still at work; where it fails, all fails.
+pub fn create_with(
+    setup: &Setup,
+    options: &Options,
+    born: impl FnOnce(i32, &Cgroup) -> Result<()>,
+) -> Result<Created> {
+    create::create(setup, options, born)
 }
 
 /// A socket at a new path (at most some 100 bytes long) for `Options::gate`.

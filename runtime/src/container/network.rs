@@ -5,7 +5,7 @@ use super::sys;
 use rustix::fs::{Mode, OFlags, open};
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     thread::{Builder, JoinHandle},
 };
 
@@ -45,9 +45,4 @@ fn make() -> io::Result<OwnedFd> {
     sys::unshare(libc::CLONE_NEWNET as u64)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(open("/proc/thread-self/ns/net", flags, Mode::empty())?)
-}
-
-/// Goes into it.
-pub(super) fn enter(namespace: &OwnedFd) -> io::Result<()> {
-    sys::setns(namespace.as_fd(), libc::CLONE_NEWNET as u64)
 }
