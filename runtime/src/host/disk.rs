@@ -54,16 +54,21 @@ impl Disk {
     /// Writes a task's record. A power cut may lose it: what it says is made again from the services or the cluster.
     pub(super) fn save_task(&self, id: &Id, record: &impl Serialize) -> Result<()> {
         let dir = self.task_dir(id);
-        match std::fs::create_dir(&dir) {
+        let is_new = match std::fs::create_dir(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::io(
                     format!("make the directory {}", dir.display()),
                     e,
                 ));
             }
-            _ => {}
+            made => made.is_ok(),
+        };
+        let saved = save(&dir.join(RECORD), record, false);
+        if saved.is_err() && is_new {
+            // Nobody knows of the task then, and nobody would remove its folder.
+            let _ = std::fs::remove_dir(&dir);
         }
-        save(&dir.join(RECORD), record, false)
+        saved
     }
 
     pub(super) fn remove_task(&self, id: &Id) -> Result<()> {
@@ -146,4 +151,31 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
         .map_err(reading)?
         .map(|entry| entry.map(|e| e.path()).map_err(reading))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a record on a disk without room.
+    struct Unwritable;
+
+    impl Serialize for Unwritable {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no space left on device"))
+        }
+    }
+
+    #[test]
+    fn a_task_whose_record_cannot_be_written_leaves_no_folder() {
+        let data = tempfile::tempdir().unwrap();
+        let disk = Disk::open(data.path()).unwrap();
+        let id = Id::from_u64(1);
+        assert!(disk.save_task(&id, &Unwritable).is_err());
+        assert!(!disk.task_dir(&id).exists());
+        // One that is there stays as it was.
+        disk.save_task(&id, &"first").unwrap();
+        assert!(disk.save_task(&id, &Unwritable).is_err());
+        assert_eq!(disk.tasks::<String>().unwrap(), ["first"]);
+    }
 }
