@@ -191,6 +191,11 @@ mod tests {
         };
         let others = Path::new(&place);
         check(others).unwrap();
+        // Who has this capability writes on. Containers do not have it, and overlayfs does without it.
+        let mut capabilities = rustix::thread::capabilities(None).unwrap();
+        let resource = rustix::thread::CapabilitySet::SYS_RESOURCE;
+        capabilities.effective.remove(resource);
+        rustix::thread::set_capabilities(None, capabilities).unwrap();
         for name in ["one", "two"] {
             let dir = others.join(name);
             let (upper, work) = (dir.join("upper"), dir.join("work"));

@@ -96,7 +96,8 @@ pub(super) fn doomed(
     let mut going = Vec::new();
     for names in idle {
         let old = policy.age.is_some_and(|age| now.since(last(&names)) >= age);
-        if !old && !(pressed && free < enough) {
+        let needed = pressed && free < enough;
+        if !(old || needed) {
             continue;
         }
         for layer in names[0].layers.iter().collect::<HashSet<_>>() {

@@ -208,7 +208,7 @@ impl Pusher {
                     Ok(Mounted::Send(begun)) => upload = Some(begun),
                     // That repository may be closed to us; this one need not be.
                     Err(why) => {
-                        tracing::debug!(%why, layer, "a layer cannot be had from another repository")
+                        tracing::debug!(%why, layer, "a layer cannot be had from another repository");
                     }
                 }
             }
