@@ -28,8 +28,10 @@ pub(super) fn create(
     options: &Options,
     born: impl FnOnce(i32, &Cgroup) -> Result<()>,
 ) -> Result<Created> {
-    // First of all, so that the kernel works at it while all else is made ready.
-    let network = match plan::network_beside(&setup.spec) {
+    // First of all, so that the kernel works at it while all else is made ready. Without the host's rights this process could not come
+    // back out of it to the host's.
+    let beside = plan::network_beside(&setup.spec) && !rootless::in_user_namespace();
+    let network = match beside {
         true => Network::begin().ok(),
         false => None,
     };
