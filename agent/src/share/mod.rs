@@ -173,7 +173,7 @@ impl Peers {
         let line = Line::Of {
             keeper,
             requests,
-            replies,
+            replies: Box::new(replies),
         };
         Ok((line, now))
     }
@@ -237,7 +237,7 @@ enum Line {
     Of {
         keeper: NodeId,
         requests: mpsc::Sender<proto::TurnRequest>,
-        replies: Streaming<proto::TurnReply>,
+        replies: Box<Streaming<proto::TurnReply>>,
     },
 }
 
