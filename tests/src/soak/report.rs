@@ -4,9 +4,6 @@ use super::{Round, Sample};
 use anyhow::{Result, bail};
 use std::fmt;
 
-/// How much more than before is still flat: so many hundredths, and so much in any case.
-const SLACK: u64 = 20;
-
 /// All rounds.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -18,6 +15,8 @@ pub struct Table {
 struct Row {
     what: &'static str,
     slack: u64,
+    /// How many hundredths more than before are still flat, where that is more than the slack.
+    percent: u64,
     /// Whether it is compared only while the agent is the same.
     of_agent: bool,
     read: fn(&Sample) -> u64,
@@ -27,90 +26,105 @@ const ROWS: &[Row] = &[
     Row {
         what: "agent's own memory, KiB",
         slack: 8192,
+        percent: 20,
         of_agent: true,
         read: |s| s.agent_memory,
     },
     Row {
         what: "agent's descriptors",
         slack: 16,
+        percent: 0,
         of_agent: true,
         read: |s| s.agent_files,
     },
     Row {
         what: "agent's threads",
         slack: 8,
+        percent: 0,
         of_agent: true,
         read: |s| s.agent_threads,
     },
     Row {
         what: "shims",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.shims as u64,
     },
     Row {
         what: "shims' own memory, KiB",
         slack: 1024,
+        percent: 20,
         of_agent: false,
         read: |s| s.shim_memory,
     },
     Row {
         what: "shims' descriptors",
         slack: 8,
+        percent: 0,
         of_agent: false,
         read: |s| s.shim_files,
     },
     Row {
         what: "containers' processes",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.containers as u64,
     },
     Row {
         what: "zombies",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.zombies as u64,
     },
     Row {
         what: "namespaces",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.namespaces as u64,
     },
     Row {
         what: "mounts",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.mounts as u64,
     },
     Row {
         what: "links",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.links as u64,
     },
     Row {
         what: "nftables objects",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.rules as u64,
     },
     Row {
         what: "control groups",
         slack: 0,
+        percent: 0,
         of_agent: false,
         read: |s| s.groups as u64,
     },
     Row {
         what: "disk, KiB",
         slack: 16384,
+        percent: 20,
         of_agent: false,
         read: |s| s.disk,
     },
     Row {
         what: "files",
-        slack: 64,
+        slack: 6,
+        percent: 0,
         of_agent: false,
         read: |s| s.files,
     },
@@ -150,11 +164,7 @@ impl Table {
                     let Some((early, late)) = compare(row, samples) else {
                         continue;
                     };
-                    let allowed = if row.slack == 0 {
-                        early
-                    } else {
-                        early + row.slack.max(early * SLACK / 100)
-                    };
+                    let allowed = early + row.slack.max(early * row.percent / 100);
                     if late > allowed {
                         grows.push(format!(
                             "host{} {state}: {} from {early} to {late}",
