@@ -95,6 +95,17 @@ fn what_a_task_changed_becomes_an_image_that_any_host_runs_and_a_registry_takes(
             &["RUN", "CMD"],
         )?;
         refused(one, &["image", "history", "none"], &["none"])?;
+        // Where the disk cannot limit it, nothing of such a task starts. (A disk that can is tested in the runtime.)
+        let limited = ["run", "-d", "--name", "limited", "--restart", "never"];
+        let command = ["--storage-size", "64m", "busybox", "sleep", "60"];
+        let _ = one.ctl(&[&limited[..], &command].concat())?;
+        wait_until("it is refused or runs", UP, || {
+            let task = &one.json(&["ps", "-a", "limited"])?[0]["status"];
+            let said = task["message"].as_str().unwrap_or_default();
+            let refused = task["state"] == "rejected" && said.contains("prjquota");
+            ensure!(refused || task["state"] == "running", "{task}");
+            Ok(())
+        })?;
         usage(one)
     });
 }
