@@ -137,6 +137,13 @@ fn features() -> serde_json::Value {
             "apparmor": {"enabled": there("/sys/module/apparmor")},
             "selinux": {"enabled": there("/sys/fs/selinux/enforce")},
             "intelRdt": {"enabled": false},
+            "netDevices": {"enabled": true},
+            "memoryPolicy": {
+                "modes": [
+                    "MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED", "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE",
+                ],
+                "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
+            },
             "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {"swarm.runtime.version": env!("CARGO_PKG_VERSION")},

@@ -7,7 +7,7 @@ use super::{
     hooks::{self, About, Moment},
     idmap,
     init::{self, Context},
-    mounts,
+    mounts, netdevices,
     network::Network,
     plan::{self, Plan},
     rootless,
@@ -150,6 +150,11 @@ fn launch(
         channel.send(&Word::Go)?;
     }
     born(child.pid(), cgroup)?;
+    if !plan.net_devices.is_empty() {
+        let own = open_namespace(Path::new("/proc/self/ns/net"))?;
+        let theirs = namespace(child.pid(), "net")?;
+        netdevices::give(&plan.net_devices, &own, &theirs)?;
+    }
     if init::parent_has_hooks(hooks) {
         channel.wait()?;
         hooks::run(hooks, Moment::Prestart, &about, Some(child.pid()))?;

@@ -14,6 +14,7 @@ mod hooks;
 mod idmap;
 mod init;
 mod mounts;
+mod netdevices;
 mod network;
 mod plan;
 mod process;

@@ -1,6 +1,6 @@
 //! A whole spec, checked before anything is made: what this runtime cannot do is an error here. Pure but for the reading of kernel facts.
 
-use super::{idmap::Maps, process};
+use super::{idmap::Maps, netdevices, process};
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxTimeOffset, Spec};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) domainname: Option<String>,
     /// Files below `/proc`.
     pub(super) sysctl: Vec<(String, String)>,
+    /// Network devices of the host that become the container's.
+    pub(super) net_devices: Vec<netdevices::Device>,
     pub(super) cgroup: PathBuf,
     pub(super) process: process::Plan,
 }
@@ -85,6 +87,7 @@ impl Plan {
             hostname,
             domainname,
             sysctl,
+            net_devices: netdevices::wanted(spec, has(libc::CLONE_NEWNET))?,
             cgroup: linux.cgroups_path().clone().unwrap_or(default),
             process: process::Plan::new(process, spec)?,
         })
@@ -259,12 +262,7 @@ fn unsupported(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else {
         return Ok(());
     };
-    refuse(
-        linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
-        "linux.netDevices",
-    )?;
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt")?;
-    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
     refuse(
         linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
         "linux.mountLabel",
@@ -346,11 +344,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_never_passed_over() {
-        for more in [
-            r#""intelRdt":{}"#,
-            r#""mountLabel":"x""#,
-            r#""netDevices":{"eth0":{}}"#,
-        ] {
+        for more in [r#""intelRdt":{}"#, r#""mountLabel":"x""#] {
             let result = plan(&format!(r#"{{"namespaces":[{{"type":"mount"}}],{more}}}"#));
             assert!(matches!(result, Err(Error::Unsupported(_))), "{more}");
         }

@@ -38,6 +38,7 @@ pub(super) struct Plan {
     persona: Option<u64>,
     io_priority: Option<(u32, u32)>,
     scheduler: Option<sys::SchedAttr>,
+    memory_policy: Option<scheduling::MemoryPolicy>,
     /// For a further process only.
     pub(super) affinity: scheduling::Affinity,
     limits: Vec<(u32, u64, u64)>,
@@ -125,6 +126,10 @@ impl Plan {
                 .scheduler()
                 .as_ref()
                 .map(scheduling::attributes)
+                .transpose()?,
+            memory_policy: linux
+                .and_then(|linux| linux.memory_policy().as_ref())
+                .map(scheduling::MemoryPolicy::new)
                 .transpose()?,
             affinity: scheduling::Affinity::new(process.exec_cpu_affinity().as_ref())?,
             limits: limits(process)?,
@@ -269,6 +274,9 @@ impl Plan {
         if let Some(scheduler) = &self.scheduler {
             sys::set_scheduler(scheduler)
                 .map_err(|e| Error::io(format!("set the scheduler to {scheduler:?}"), e))?;
+        }
+        if let Some(policy) = &self.memory_policy {
+            policy.set()?;
         }
         let entered = self.enter_cwd();
         caps::bound(&self.caps)?;

@@ -2,7 +2,10 @@
 
 use super::sys;
 use crate::{Error, Result};
-use oci_spec::runtime::{ExecCPUAffinity, LinuxSchedulerFlag, LinuxSchedulerPolicy, Scheduler};
+use oci_spec::runtime::{
+    ExecCPUAffinity, LinuxMemoryPolicy, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType, Scheduler,
+};
 
 /// What `sched_setattr(2)` is told.
 pub(super) fn attributes(scheduler: &Scheduler) -> Result<sys::SchedAttr> {
@@ -58,7 +61,7 @@ impl Affinity {
     pub(super) fn new(spec: Option<&ExecCPUAffinity>) -> Result<Self> {
         let set = |text: Option<&String>| {
             text.filter(|text| !text.trim().is_empty())
-                .map(|text| processors(text))
+                .map(|text| numbers(text, "CPUs"))
                 .transpose()
         };
         Ok(Self {
@@ -68,11 +71,70 @@ impl Affinity {
     }
 }
 
+/// What `set_mempolicy(2)` is told: the mode with its flags, and the nodes as a set of bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MemoryPolicy {
+    mode: u32,
+    nodes: Vec<u64>,
+}
+
+impl MemoryPolicy {
+    /// That of a spec.
+    pub(super) fn new(spec: &LinuxMemoryPolicy) -> Result<Self> {
+        use MemoryPolicyModeType as Mode;
+        let nodes = match spec.nodes().as_deref().map(str::trim) {
+            None | Some("") => Vec::new(),
+            Some(list) => numbers(list, "memory nodes")?,
+        };
+        let (mode, wants_nodes) = match spec.mode() {
+            Mode::MpolDefault => (0, Some(false)),
+            // Without nodes it is the local one.
+            Mode::MpolPreferred => (1, None),
+            Mode::MpolBind => (2, Some(true)),
+            Mode::MpolInterleave => (3, Some(true)),
+            Mode::MpolLocal => (4, Some(false)),
+            Mode::MpolPreferredMany => (5, Some(true)),
+            Mode::MpolWeightedInterleave => (6, Some(true)),
+        };
+        if wants_nodes.is_some_and(|wants| wants == nodes.is_empty()) {
+            return Err(Error::Invalid(format!(
+                "linux.memoryPolicy: {} takes {} nodes",
+                spec.mode(),
+                if nodes.is_empty() { "a list of" } else { "no" }
+            )));
+        }
+        let flags = spec.flags().iter().flatten().map(|flag| match flag {
+            MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+            MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+            MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+        });
+        Ok(Self {
+            mode: flags.fold(mode, |mode: u32, flag: u32| mode | flag),
+            nodes,
+        })
+    }
+
+    /// Sets it for this thread and the program that it runs.
+    pub(super) fn set(&self) -> Result<()> {
+        sys::set_memory_policy(self.mode, &self.nodes).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSYS) => Error::Unsupported(
+                "linux.memoryPolicy: this kernel has no memory policies (CONFIG_NUMA)".to_owned(),
+            ),
+            _ => Error::io(
+                format!(
+                    "set the memory policy {self:x?} (does the host have these nodes, and do the flags go together?)"
+                ),
+                e,
+            ),
+        })
+    }
+}
+
 /// A list like `0-3,7` as a set of bits.
-fn processors(list: &str) -> Result<Vec<u64>> {
-    // The kernel has at most 8192 processors.
+fn numbers(list: &str, what: &str) -> Result<Vec<u64>> {
+    // The kernel has at most 8192 processors, and fewer nodes.
     const MOST: usize = 8192;
-    let wrong = || Error::Invalid(format!("`{list}` is not a list of CPUs such as 0-3,7"));
+    let wrong = || Error::Invalid(format!("`{list}` is not a list of {what} such as 0-3,7"));
     let number = |text: &str| {
         text.trim()
             .parse::<usize>()
@@ -129,10 +191,31 @@ mod tests {
 
     #[test]
     fn lists_of_cpus_are_sets_of_bits() {
-        assert_eq!(processors("0-3,7").unwrap(), [0x8f]);
-        assert_eq!(processors("64").unwrap(), [0, 1]);
+        assert_eq!(numbers("0-3,7", "CPUs").unwrap(), [0x8f]);
+        assert_eq!(numbers("64", "CPUs").unwrap(), [0, 1]);
         for wrong in ["", "a", "3-1", "9000", "1,,2"] {
-            assert!(processors(wrong).is_err(), "{wrong}");
+            assert!(numbers(wrong, "CPUs").is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_memory_policy_has_nodes_where_its_mode_takes_some() {
+        let policy = |json: &str| MemoryPolicy::new(&serde_json::from_str(json).unwrap());
+        let bind = r#"{"mode":"MPOL_BIND","nodes":"0,2","flags":["MPOL_F_STATIC_NODES"]}"#;
+        assert_eq!(
+            policy(bind).unwrap(),
+            MemoryPolicy {
+                mode: 2 | 1 << 15,
+                nodes: vec![5]
+            }
+        );
+        assert!(policy(r#"{"mode":"MPOL_PREFERRED"}"#).is_ok());
+        for wrong in [
+            r#"{"mode":"MPOL_BIND"}"#,
+            r#"{"mode":"MPOL_DEFAULT","nodes":"0"}"#,
+            r#"{"mode":"MPOL_INTERLEAVE","nodes":"x"}"#,
+        ] {
+            assert!(policy(wrong).is_err(), "{wrong}");
         }
     }
 }

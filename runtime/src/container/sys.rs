@@ -411,6 +411,18 @@ pub(super) fn set_scheduler(attr: &SchedAttr) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
 }
 
+/// `set_mempolicy(2)`: mode and flags, and nodes as a set of bits.
+pub(super) fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = if nodes.is_empty() {
+        0
+    } else {
+        nodes.len() * 64 + 1
+    };
+    // SAFETY: a set with its length in bits; the kernel reads no more than that many, in whole words.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
+}
+
 /// The processors that this thread may run on, as a set of bits.
 pub(super) fn affinity() -> io::Result<Vec<u64>> {
     let mut set = vec![0u64; 128];

@@ -319,3 +319,39 @@ fn hooks_see_the_states_of_a_container_in_their_order() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_network_device_of_the_host_becomes_the_containers_with_its_addresses() -> Result<()> {
+    let script = "ip -o addr show dev eth7; ip -o link show dev eth7; ls /sys/class/net";
+    let bundle = Bundle::new(&["sh", "-c", script], |spec| {
+        spec["linux"]["netDevices"] = json!({"given": {"name": "eth7"}});
+    })?;
+    // Everything happens in a network namespace that ends with this command.
+    let run = bundle.command(&["run", "--bundle", &bundle.path(), "one"])?;
+    let host = "ip link add given mtu 1400 type veth peer name kept && ip addr add 10.9.8.7/24 dev given \
+         && ip addr add fd00::7/64 dev given nodad && ip link set kept up && \"$@\" && ip -o link show given";
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--net", "sh", "-c", host, "sh"])
+        .arg(run.get_program())
+        .args(run.get_args());
+    let done = swarm_tests::command::run(&mut command, SOON)?;
+    for wanted in ["10.9.8.7/24", "fd00::7/64", "mtu 1400", "UP,LOWER_UP"] {
+        ensure!(done.stdout.contains(wanted), "{wanted}: {done:?}");
+    }
+    // It has left the host.
+    ensure!(done.code != 0 && done.stderr.contains("given"), "{done:?}");
+    let missing = bundle.run(&["run", "--bundle", &bundle.path(), "one"])?;
+    ensure!(missing.refusal()?.contains("no network device given"));
+    Ok(())
+}
+
+#[test]
+fn a_memory_policy_is_the_programs() -> Result<()> {
+    let bundle = Bundle::new(&["cat", "/proc/self/numa_maps"], |spec| {
+        spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
+    })?;
+    let maps = bundle.ok(&["run", "--bundle", &bundle.path(), "one"])?;
+    ensure!(maps.contains(" bind:0 "), "{maps}");
+    Ok(())
+}
