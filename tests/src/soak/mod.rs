@@ -55,7 +55,7 @@ pub fn soak(cluster: &Cluster, plan: Plan, say: &dyn Fn(&str)) -> Result<Table> 
     let host = cluster.host(1);
     host.ok(&["image", "import", "busybox", &archive])?;
     let kinds = Kind::ALL.to_vec();
-    let mut faults = Faults::new(cluster, kinds, dice.fork()).sparing(0);
+    let mut faults = Faults::new(cluster, kinds, dice.fork()).sparing(report::WITNESS);
     let started = Instant::now();
     let mut table = Table::new(WARM_UP);
     for spell in 0.. {
