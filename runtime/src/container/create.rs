@@ -8,8 +8,7 @@ use super::{
     idmap,
     init::{self, Context},
     mounts, netdevices,
-    network::Network,
-    plan::{self, Plan},
+    plan::Plan,
     rootless,
     spawn::{self, Child},
     sys,
@@ -28,13 +27,6 @@ pub(super) fn create(
     options: &Options,
     born: impl FnOnce(i32, &Cgroup) -> Result<()>,
 ) -> Result<Created> {
-    // First of all, so that the kernel works at it while all else is made ready. Without the host's rights this process could not come
-    // back out of it to the host's.
-    let beside = plan::network_beside(&setup.spec) && !rootless::in_user_namespace();
-    let network = match beside {
-        true => Network::begin().ok(),
-        false => None,
-    };
     let mut plan = Plan::new(&setup.id, &setup.spec)?;
     plan.process.preserve(options.preserve_fds);
     plan.process.connect_listener()?;
@@ -44,7 +36,7 @@ pub(super) fn create(
         linux.and_then(|linux| linux.resources().as_ref()),
         mounts::parts_cgroups(&setup.spec),
     )?;
-    match launch(setup, options, &plan, &cgroup, network, born) {
+    match launch(setup, options, &plan, &cgroup, born) {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
             Ok(Created {
@@ -70,7 +62,6 @@ fn launch(
     options: &Options,
     plan: &Plan,
     cgroup: &Cgroup,
-    network: Option<Network>,
     born: impl FnOnce(i32, &Cgroup) -> Result<()>,
 ) -> Result<(Child, Option<OwnedFd>, About)> {
     let mounts = mounts::Plan::new(
@@ -98,15 +89,8 @@ fn launch(
     let hooks = setup.spec.hooks().as_ref();
     let rootfs = absolute(&setup.rootfs, &setup.bundle);
     let root = mounts::root(&rootfs, mounts.nodev(), plan.user, plan.maps.as_ref())?;
-    let mut joined = Joined::open(plan)?;
+    let joined = Joined::open(plan)?;
     let entrance = cgroup.entrance()?;
-    let beside = network.is_some();
-    if let Some(network) = network {
-        let made = network
-            .finish()
-            .map_err(|e| Error::io("make a network namespace for the container", e))?;
-        joined.around(libc::CLONE_NEWNET as u64, made, "net")?;
-    }
     let context = Context {
         plan,
         mounts: &mounts,
@@ -124,10 +108,6 @@ fn launch(
     let new = match time {
         Some(_) => plan.new & !(libc::CLONE_NEWTIME as u64),
         None => plan.new,
-    };
-    let new = match beside {
-        true => new & !(libc::CLONE_NEWNET as u64),
-        false => new,
     };
     let child = joined.with(|| {
         if joined.user.is_none() && time.is_none() {
@@ -230,16 +210,10 @@ impl Joined {
                 libc::CLONE_NEWCGROUP => "cgroup",
                 _ => "time",
             };
-            joined.around(*kind, there, own)?;
+            let own = open_namespace(Path::new("/proc/self/ns").join(own).as_path())?;
+            joined.around.push((*kind, there, own));
         }
         Ok(joined)
-    }
-
-    /// One more in which the process shall be born; `name`: what `/proc/self/ns` calls its kind.
-    fn around(&mut self, kind: u64, there: OwnedFd, name: &str) -> Result<()> {
-        let own = open_namespace(&Path::new("/proc/self/ns").join(name))?;
-        self.around.push((kind, there, own));
-        Ok(())
     }
 
     /// Does something in the namespaces, and comes back.

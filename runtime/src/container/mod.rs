@@ -15,7 +15,6 @@ mod idmap;
 mod init;
 mod mounts;
 mod netdevices;
-mod network;
 mod plan;
 mod process;
 pub mod rootless;

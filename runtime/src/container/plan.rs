@@ -94,21 +94,6 @@ impl Plan {
     }
 }
 
-/// Whether a new network namespace may be made before the container's process. In a user namespace it must belong to that; namespaces to
-/// be joined, and clocks, want the runtime to have one thread.
-pub(super) fn network_beside(spec: &Spec) -> bool {
-    let Some(linux) = spec.linux() else {
-        return false;
-    };
-    let all = linux.namespaces().as_deref().unwrap_or_default();
-    let of = |kind| all.iter().any(|namespace| namespace.typ() == kind);
-    let joined = all.iter().any(|namespace| namespace.path().is_some());
-    of(LinuxNamespaceType::Network)
-        && !of(LinuxNamespaceType::User)
-        && !joined
-        && linux.time_offsets().is_none()
-}
-
 /// The kinds of namespaces that a later process must join.
 pub(super) fn kinds(spec: &Spec) -> u64 {
     spec.linux()
