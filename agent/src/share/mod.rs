@@ -34,6 +34,9 @@ use turns::{Ask, Given, keepers};
 /// How long a peer may take to begin, and then between two pieces of a part.
 const ANSWER: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long whoever keeps an account may take to answer. A dead one is found out sooner by its connection; one that is
+/// only busy is waited for, as a second account could have a layer fetched twice.
+const ACCOUNT: Duration = Duration::from_secs(12);
 /// How often one that waits tells that it lives.
 const STILL: Duration = Duration::from_secs(2);
 
@@ -134,7 +137,7 @@ impl Peers {
             if lost.contains(&keeper) {
                 continue;
             }
-            match tokio::time::timeout(ANSWER, self.stand(keeper, &ask)).await {
+            match tokio::time::timeout(ACCOUNT, self.stand(keeper, &ask)).await {
                 Ok(Ok((line, now))) => return (line, now),
                 Ok(Err(why)) => tracing::debug!(%keeper, %why, "a node keeps no account of images"),
                 Err(_) => tracing::debug!(%keeper, "a node does not answer about images"),
@@ -268,7 +271,7 @@ impl Line {
                 let _ = requests.send(request).await;
                 if came {
                     // It ends the line once it knows; until then the place is not to be given up.
-                    let _ = tokio::time::timeout(ANSWER, heard(replies)).await;
+                    let _ = tokio::time::timeout(ACCOUNT, heard(replies)).await;
                 }
             }
         }

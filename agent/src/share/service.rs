@@ -15,7 +15,7 @@ use swarm_proto::agent::share_server::{Share, ShareServer};
 use tonic::{Request, Response, Status, Streaming};
 
 /// One who has not said for so long that it lives gives its place up.
-const SILENCE: Duration = Duration::from_secs(7);
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Answers for one node.
 pub(super) struct Service {
