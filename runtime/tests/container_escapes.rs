@@ -189,7 +189,11 @@ fn sysctls_do_not_go_through_what_the_image_has_at_their_path() {
     alone(|| {
         let world = World::new();
         fs::create_dir_all(world.path("image/proc/sys/net/ipv4")).unwrap();
-        symlink("/etc/name", world.path("image/proc/sys/net/ipv4/ip_forward")).unwrap();
+        symlink(
+            "/etc/name",
+            world.path("image/proc/sys/net/ipv4/ip_forward"),
+        )
+        .unwrap();
         let mut spec = set(
             world.sh("cat /etc/name"),
             "linux.sysctl",

@@ -27,7 +27,7 @@ pub fn exec(data: &[u8]) {
         env: vec![line],
         user: (!user.is_empty()).then_some(user),
         working_dir: (!cwd.is_empty()).then_some(cwd),
-        tty: data.len() % 2 == 0,
+        tty: data.len().is_multiple_of(2),
         ..ExecSpec::default()
     };
     if let Ok(made) = crate::oci::exec(&process, &accounts, &wanted) {

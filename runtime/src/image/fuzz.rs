@@ -1,4 +1,5 @@
 //! What fuzzers call here; see `crate::fuzz`.
+#![allow(clippy::unwrap_used)]
 
 use super::{RECORD, REPLACED, TREE, archive::Archive, record, unpack::unpack};
 use crate::Error;
@@ -15,7 +16,7 @@ pub fn layer(data: &[u8]) {
         return;
     }
     let mut bytes = Bytes(data);
-    let repair = bytes.byte() % 4 != 0;
+    let repair = !bytes.byte().is_multiple_of(4);
     let mut archive = bytes.0.to_vec();
     if repair {
         put_right(&mut archive);

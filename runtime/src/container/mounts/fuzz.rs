@@ -1,4 +1,5 @@
 //! What fuzzers call here; see `crate::fuzz`.
+#![allow(clippy::unwrap_used)]
 
 use super::{Plan, kernel};
 use crate::fuzz::{Bytes, Sandbox};
@@ -74,7 +75,7 @@ pub fn paths(data: &[u8]) {
                     .map(|fd| inside(&folder, &path, fd.as_fd()));
             }
             1 | 2 => {
-                let target = if bytes.byte() % 4 == 0 {
+                let target = if bytes.byte().is_multiple_of(4) {
                     self::path(&mut bytes)
                 } else {
                     PathBuf::from(*bytes.one(TARGETS))
@@ -128,7 +129,7 @@ fn inside(folder: &Path, path: &Path, fd: BorrowedFd<'_>) {
         path.display(),
         real.display()
     );
-    let first = path.components().nth(1).map(|part| part.as_os_str());
+    let first = path.components().nth(1).map(Component::as_os_str);
     if first.is_some_and(|first| [&b"dev"[..], b"proc", b"sys"].contains(&first.as_bytes())) {
         let plain = folder.join(path.strip_prefix("/").unwrap());
         assert_eq!(

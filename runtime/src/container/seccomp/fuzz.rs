@@ -1,4 +1,5 @@
 //! What fuzzers call here; see `crate::fuzz`.
+#![allow(clippy::unwrap_used)]
 
 use super::{compile, run};
 use crate::fuzz::Bytes;

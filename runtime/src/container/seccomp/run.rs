@@ -9,7 +9,7 @@ pub(super) fn run(program: &[Instruction], arch: u32, number: u32, args: &[u64])
         4 => arch,
         offset => {
             let arg = args.get((offset as usize - 16) / 8).copied().unwrap_or(0);
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 (arg & 0xffff_ffff) as u32
             } else {
                 (arg >> 32) as u32
