@@ -184,10 +184,9 @@ impl Member {
             voters: group.voters.into_iter().map(NodeId).collect(),
             voters_change: (raft.as_ref()).is_some_and(|r| r.joint || !r.learners.is_empty()),
             is_leader: inner.leads(),
-            has_quorum: match &raft {
-                Some(raft) if votes => raft.has_quorum,
-                _ => leader.is_some() && staleness.is_some_and(|age| age < FRESH),
-            },
+            // One that was taken out of the voters may not have heard of it: it observes.
+            has_quorum: (raft.as_ref()).is_some_and(|r| votes && r.has_quorum)
+                || (leader.is_some() && staleness.is_some_and(|age| age < FRESH)),
             is_refused: group.refusal.is_some(),
             failure: raft.and_then(|r| r.failure).or(group.refusal),
             staleness,

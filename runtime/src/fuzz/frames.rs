@@ -7,7 +7,10 @@ use crate::shim::protocol::{Decoder, FromShim, Message, ToShim};
 /// make no difference.
 pub fn frames(data: &[u8]) {
     let mut bytes = Bytes(data);
-    let (agent, piece) = (bytes.byte().is_multiple_of(2), usize::from(bytes.byte()) + 1);
+    let (agent, piece) = (
+        bytes.byte().is_multiple_of(2),
+        usize::from(bytes.byte()) + 1,
+    );
     if agent {
         stream::<FromShim>(bytes.0, piece);
     } else {

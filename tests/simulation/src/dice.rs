@@ -15,12 +15,12 @@ impl Dice {
     #[must_use]
     pub fn fork(&self, label: u64) -> Self {
         let mut fork = Self(self.0 ^ label.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        fork.next();
+        fork.draw();
         fork
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -30,7 +30,7 @@ impl Dice {
 
     /// A number below `sides`; 0 if `sides` is.
     pub fn roll(&mut self, sides: u64) -> u64 {
-        self.next().checked_rem(sides).unwrap_or_default()
+        self.draw().checked_rem(sides).unwrap_or_default()
     }
 
     /// A number from `least` to `most`, both included.
@@ -51,7 +51,7 @@ impl Dice {
     /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
         }
     }
 }

@@ -94,9 +94,8 @@ impl SimDisk {
     #[must_use]
     pub fn size(&self) -> usize {
         let inner = self.lock();
-        let of = |folder: &Folder| {
-            folder.log.len() + folder.files.values().map(Vec::len).sum::<usize>()
-        };
+        let of =
+            |folder: &Folder| folder.log.len() + folder.files.values().map(Vec::len).sum::<usize>();
         inner.folders.values().map(of).sum()
     }
 

@@ -145,7 +145,10 @@ impl History {
         }
         for host in &self.sim.hosts {
             let seen = host.look(|m| (m.status().applied, m.status().term, m.status().leader));
-            (seen, self.sim.fabric.traffic_of(host.ip).bytes).hash(&mut self.trace);
+            let traffic = self.sim.fabric.traffic_of(host.ip);
+            // Not the bytes: HTTP tells the real date.
+            (seen, traffic.segments, traffic.datagrams).hash(&mut self.trace);
+            tracing::trace!(now = ?self.sim.now(), host = host.name, ?seen, ?traffic);
         }
         Ok(())
     }

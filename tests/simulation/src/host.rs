@@ -147,7 +147,10 @@ impl SimHost {
             // Within a step time goes on by the agent's own timers.
             let clock = move || {
                 let age = Instant::now().saturating_duration_since(origin);
-                wall(began + u64::try_from(age.as_micros()).unwrap_or_default(), &skew)
+                wall(
+                    began + u64::try_from(age.as_micros()).unwrap_or_default(),
+                    &skew,
+                )
             };
             Arc::new(clock) as Clock
         };
@@ -216,6 +219,8 @@ impl SimHost {
     pub fn run_until(&mut self, now: Micros) {
         if let Some(life) = &self.life {
             let until = life.origin + Duration::from_micros(now.saturating_sub(life.began));
+            // What is logged says when and where.
+            let _at = tracing::error_span!("", ms = now / 1000, host = self.name).entered();
             // Made within the runtime, whose clock it is to follow.
             (life.runtime).block_on(async move { tokio::time::sleep_until(until).await });
         }
@@ -271,7 +276,7 @@ fn wall(time: Micros, skew: &AtomicI64) -> Timestamp {
 fn runtime(dice: &mut Dice) -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true);
-    let seed = dice.next();
+    let seed = dice.draw();
     #[cfg(tokio_unstable)]
     builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     #[cfg(not(tokio_unstable))]

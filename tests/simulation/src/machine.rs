@@ -260,8 +260,8 @@ impl SimRuntime {
             if let (Some(network), NetworkMode::Cluster(_)) =
                 (&order.network, &order.task.spec.network)
             {
-                let nowhere = std::fs::File::open("/dev/null")
-                    .map_err(|e| Error::Internal(e.to_string()))?;
+                let nowhere =
+                    std::fs::File::open("/dev/null").map_err(|e| Error::Internal(e.to_string()))?;
                 network.attach(&order.task, nowhere.into()).await?;
             }
             Ok(())
@@ -270,10 +270,14 @@ impl SimRuntime {
         let now = self.now();
         let mut inner = self.machine.lock();
         let Some(container) = inner.containers.get(&id) else {
-            return Err(Error::NotFound(format!("the task {id} was removed meanwhile")));
+            return Err(Error::NotFound(format!(
+                "the task {id} was removed meanwhile"
+            )));
         };
         if container.task.status.state.is_final() {
-            return Err(Error::Conflict("it was stopped before it had started".into()));
+            return Err(Error::Conflict(
+                "it was stopped before it had started".into(),
+            ));
         }
         if let Err(why) = outcome {
             inner.finish(&id, TaskState::Rejected, &why.to_string(), None, now);
@@ -435,7 +439,11 @@ impl Runtime for SimRuntime {
         if inner.containers.values().any(live) {
             return Err(Error::Conflict(format!("image {reference} is in use")));
         }
-        if inner.images.get(&reference.to_string()).is_some_and(|i| !i.builtin) {
+        if inner
+            .images
+            .get(&reference.to_string())
+            .is_some_and(|i| !i.builtin)
+        {
             inner.images.remove(&reference.to_string());
             inner.touch();
         }

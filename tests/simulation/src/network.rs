@@ -314,7 +314,13 @@ impl Inner {
         if off || self.lost(there) || self.lost(back) {
             let again = (RETRANSMIT << attempt.min(4)).min(LONGEST_RETRANSMIT);
             let attempt = attempt + 1;
-            self.schedule(self.now + again, Delivery::Open { stream: id, attempt });
+            self.schedule(
+                self.now + again,
+                Delivery::Open {
+                    stream: id,
+                    attempt,
+                },
+            );
             return;
         }
         let listener = self

@@ -25,6 +25,8 @@ pub struct Plan {
 /// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
+    /// Its place in the whole history, from 0.
+    pub number: usize,
     /// When.
     pub at: Duration,
     /// What.
@@ -192,8 +194,13 @@ impl Plan {
             } else {
                 wish(&mut dice, hosts)
             };
-            let chance = dice.next();
-            events.push(Planned { at, event, chance });
+            let chance = dice.draw();
+            events.push(Planned {
+                number: events.len(),
+                at,
+                event,
+                chance,
+            });
         }
         Self {
             seed,
@@ -222,7 +229,9 @@ fn wish(dice: &mut Dice, hosts: usize) -> Event {
         0..=5 => Event::Run {
             service,
             replicas: replicas.max(1),
-            port: dice.chance(300).then(|| 8000 + u16::try_from(dice.roll(3)).unwrap_or_default()),
+            port: dice
+                .chance(300)
+                .then(|| 8000 + u16::try_from(dice.roll(3)).unwrap_or_default()),
         },
         6..=9 => Event::Scale { service, replicas },
         10..=12 => Event::Remove { service },
@@ -265,7 +274,8 @@ fn fault(dice: &mut Dice, hosts: usize) -> Event {
             lasts: long,
         },
         7..=9 => {
-            let (mute, deaf) = [(true, true), (true, true), (true, false), (false, true)][dice.index(4)];
+            let (mute, deaf) =
+                [(true, true), (true, true), (true, false), (false, true)][dice.index(4)];
             Event::Alone {
                 host,
                 mute,

@@ -73,7 +73,10 @@ impl Simulation {
     pub fn cluster(&mut self, hosts: usize, managers: usize) -> anyhow::Result<()> {
         let first = self.add_host()?;
         let ip = self.hosts[first].ip;
-        let founded = self.call(first, move |agent| async move { agent.init(Some(ip)).await });
+        let founded = self.call(
+            first,
+            move |agent| async move { agent.init(Some(ip)).await },
+        );
         self.finish("founding", &founded)??;
         for number in 1..hosts {
             let role = if number < managers {

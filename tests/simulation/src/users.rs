@@ -70,7 +70,8 @@ impl Users {
                 after.collect()
             }
             Some(Err(Error::NotFound(_))) => {
-                let after: BTreeSet<Known> = before.iter().filter(|k| k.is_none()).copied().collect();
+                let after: BTreeSet<Known> =
+                    before.iter().filter(|k| k.is_none()).copied().collect();
                 if after.is_empty() {
                     return Err(format!(
                         "{service} was not found, which was acknowledged to be {before:?}"
@@ -164,6 +165,10 @@ mod tests {
         }
         users.answered("web", Wish::Remove, Some(&Ok(()))).unwrap();
         assert!(users.saw("web", Some(5)).is_err());
-        assert!(users.answered("web", Wish::Scale(1), Some(&Ok(()))).is_err());
+        assert!(
+            users
+                .answered("web", Wish::Scale(1), Some(&Ok(())))
+                .is_err()
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `cp`: files between a host and a container on any other, running or ended.
 
-use crate::{UP, busybox, refused, run};
+use crate::{busybox, refused, run};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -122,7 +122,7 @@ fn a_hostile_container_leads_nobody_out_of_it() {
         let secret = one.scratch()?.join("secret");
         fs::write(&secret, "of the host")?;
         let secret = text(&secret).to_owned();
-        let up = vec!["..", "..", "..", "..", "..", "..", "..", ".."].join("/");
+        let up = ["..", "..", "..", "..", "..", "..", "..", ".."].join("/");
         let script = format!(
             "mkdir -p /trap; ln -s {secret} /trap/absolute; ln -s {up}{secret} /trap/upward; ln -s /proc/1/root /trap/magic; \
              ln -s / /trap/root; touch /tmp/ready; sleep 1000"

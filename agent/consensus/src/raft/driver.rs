@@ -112,11 +112,13 @@ impl Driver {
         );
         let member = !matches!(status.role, Role::Outside | Role::Down);
         let leads = status.role == Role::Leader;
-        if self.replica.fed_by_raft() && !leads && (!member || !hears_leader) {
+        let fed = self.replica.fed_by_raft();
+        if fed && !leads && (!member || !hears_leader) {
             // Observation may know more; it is ignored again as soon as Raft applies something.
             self.replica.release();
         }
-        if member {
+        // A voter that was taken out is not told by Raft: what it observes is all that it hears.
+        if member && (fed || hears_leader) {
             self.replica.set_leader(status.leader);
         }
         if let Some(age) = quorum_age(metrics)

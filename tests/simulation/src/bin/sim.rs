@@ -36,6 +36,9 @@ struct Options {
     /// Do not shorten a failing history.
     #[arg(long)]
     no_shrink: bool,
+    /// Of the seed's history only these events, by number.
+    #[arg(long, value_delimiter = ',', requires = "seed")]
+    only: Option<Vec<usize>>,
     /// Print what is planned.
     #[arg(long)]
     print: bool,
@@ -57,7 +60,10 @@ fn main() -> Result<ExitCode> {
 }
 
 fn again(seed: u64, options: &Options) -> Result<ExitCode> {
-    let plan = Plan::draw(seed);
+    let mut plan = Plan::draw(seed);
+    if let Some(only) = &options.only {
+        plan = plan.only(|number| only.contains(&number));
+    }
     if options.print {
         println!("{plan:#?}");
     }
@@ -140,10 +146,14 @@ fn tell(seed: u64, plan: &Plan, failure: Failure, options: &Options) {
         return;
     }
     let (short, failure) = shrink(plan, failure, options.bug);
+    let kept: Vec<String> = short.events.iter().map(|e| e.number.to_string()).collect();
     println!(
-        "seed {seed} shortened from {} events to {}: {failure}\n{:#?}",
+        "seed {seed} shortened from {} events to {}: {failure}",
         plan.events.len(),
         short.events.len(),
-        short.events
     );
+    for planned in &short.events {
+        println!("  {:8.3} s  {:?}", planned.at.as_secs_f64(), planned.event);
+    }
+    println!("again: swarm-sim --seed {seed} --only {}", kept.join(","));
 }

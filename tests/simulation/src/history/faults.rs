@@ -150,7 +150,9 @@ impl History {
                 }
             }
             Undo::Heal(from, to) => self.sim.fabric.set_link(from, to, Link::default()),
-            Undo::Fast(host) => self.sim.hosts[host].disk.set(|c| c.latency = Duration::ZERO),
+            Undo::Fast(host) => self.sim.hosts[host]
+                .disk
+                .set(|c| c.latency = Duration::ZERO),
             Undo::Room(host) => self.sim.hosts[host].disk.set(|c| c.full = false),
         }
     }

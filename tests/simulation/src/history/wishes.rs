@@ -9,8 +9,8 @@ use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use swarm_api::backend::{Create, Update};
 use swarm_api::model::{
-    Availability, ImageConfig, Kind, NodeChange, NodeRole, Object, Port, Read, ServiceChange,
-    ServiceSpec, TaskSpec,
+    Availability, ImageConfig, Kind, NodeChange, NodeRole, Object, Port, Read, Restart,
+    RestartPolicy, ServiceChange, ServiceSpec, TaskSpec,
 };
 use swarm_api::{Control, Error};
 
@@ -66,6 +66,10 @@ impl History {
                         ..TaskSpec::default()
                     },
                     replicas,
+                    restart: RestartPolicy {
+                        condition: Restart::Always,
+                        ..RestartPolicy::default()
+                    },
                     ports: port
                         .and_then(|p| format!("{p}:80").parse::<Port>().ok())
                         .into_iter()
@@ -167,9 +171,7 @@ impl History {
                 .get(Kind::Service, name, Read::Linearizable)
                 .await;
             match answer {
-                Ok(answer) if answer.freshness.stale => {
-                    Err(Error::Unavailable("stale".into()))
-                }
+                Ok(answer) if answer.freshness.stale => Err(Error::Unavailable("stale".into())),
                 Ok(answer) => match answer.value {
                     Object::Service(service) => Ok(Some(service.spec.replicas)),
                     _ => Err(Error::Internal("not a service".into())),

@@ -16,7 +16,9 @@ use swarm_api::model::{
 use swarm_api::{Backend, BoxStream, Error, Result};
 
 fn unsupported<T>(what: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("a simulated host has no {what}")))
+    Err(Error::Unsupported(format!(
+        "a simulated host has no {what}"
+    )))
 }
 
 #[async_trait]

@@ -11,7 +11,9 @@ pub(super) fn builtin() -> Option<Image> {
 
 /// An image with that many layers.
 pub(super) fn image(reference: ImageReference, content: &str, layers: usize) -> Image {
-    let layers: Vec<String> = (0..layers).map(|n| format!("sha256:{content}-{n}")).collect();
+    let layers: Vec<String> = (0..layers)
+        .map(|n| format!("sha256:{content}-{n}"))
+        .collect();
     Image {
         reference,
         digest: format!("sha256:{content}"),
@@ -26,5 +28,11 @@ pub(super) fn image(reference: ImageReference, content: &str, layers: usize) -> 
 
 /// What the layer of that digest is made of.
 pub(super) fn content(digest: &str) -> Vec<u8> {
-    digest.as_bytes().iter().copied().cycle().take(4096).collect()
+    digest
+        .as_bytes()
+        .iter()
+        .copied()
+        .cycle()
+        .take(4096)
+        .collect()
 }

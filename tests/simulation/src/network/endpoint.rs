@@ -95,7 +95,10 @@ impl StreamListener for Listening {
         let Self(host, port) = self;
         let (stream, from) = std::future::poll_fn(|cx| {
             let mut inner = host.fabric.lock();
-            let ports = inner.hosts.get_mut(&host.ip).filter(|p| p.life == host.life);
+            let ports = inner
+                .hosts
+                .get_mut(&host.ip)
+                .filter(|p| p.life == host.life);
             let Some(incoming) = ports.and_then(|p| p.listeners.get_mut(port)) else {
                 return Poll::Ready(Err(gone()));
             };
@@ -114,7 +117,10 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let Self(host, port) = self;
         let mut inner = host.fabric.lock();
-        let ports = inner.hosts.get_mut(&host.ip).filter(|p| p.life == host.life);
+        let ports = inner
+            .hosts
+            .get_mut(&host.ip)
+            .filter(|p| p.life == host.life);
         let waiting = ports.and_then(|p| p.listeners.remove(port));
         drop(inner);
         // Streams that nobody took are closed, which needs the lock.
@@ -132,7 +138,10 @@ impl Datagrams for Socket {
     ) -> Poll<io::Result<(usize, SocketAddr)>> {
         let Self(host, port) = self;
         let mut inner = host.fabric.lock();
-        let ports = inner.hosts.get_mut(&host.ip).filter(|p| p.life == host.life);
+        let ports = inner
+            .hosts
+            .get_mut(&host.ip)
+            .filter(|p| p.life == host.life);
         let Some(mailbox) = ports.and_then(|p| p.sockets.get_mut(port)) else {
             return Poll::Ready(Err(gone()));
         };
@@ -148,7 +157,11 @@ impl Datagrams for Socket {
     fn poll_send(&self, _cx: &mut Context<'_>, buf: &[u8], to: SocketAddr) -> Poll<io::Result<()>> {
         let Self(host, port) = self;
         let mut inner = host.fabric.lock();
-        if inner.hosts.get(&host.ip).is_none_or(|p| p.life != host.life) {
+        if inner
+            .hosts
+            .get(&host.ip)
+            .is_none_or(|p| p.life != host.life)
+        {
             return Poll::Ready(Err(gone()));
         }
         inner.send_datagram(SocketAddr::new(host.ip, *port), to, buf);
@@ -160,7 +173,11 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let Self(host, port) = self;
         let mut inner = host.fabric.lock();
-        if let Some(ports) = inner.hosts.get_mut(&host.ip).filter(|p| p.life == host.life) {
+        if let Some(ports) = inner
+            .hosts
+            .get_mut(&host.ip)
+            .filter(|p| p.life == host.life)
+        {
             ports.sockets.remove(port);
         }
     }
