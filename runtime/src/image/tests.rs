@@ -493,7 +493,10 @@ async fn a_layer_from_a_peer_must_have_its_digest_and_stays_until_its_image_come
         .await
         .unwrap();
     two.collect(HashSet::new).unwrap();
-    assert_eq!(two.missing_parts(&image), std::slice::from_ref(&image.digest));
+    assert_eq!(
+        two.missing_parts(&image),
+        std::slice::from_ref(&image.digest)
+    );
     assert!(matches!(
         two.put_image(image.clone()),
         Err(Error::NotFound(_))
