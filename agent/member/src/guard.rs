@@ -7,10 +7,13 @@ use crate::seldom::Seldom;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
 
 const ENTRANCE: &str = "/swarm.agent.v1.Entrance/";
+/// Marks the refusal of a node that was taken out.
+pub(crate) const TAKEN_OUT: &str = "swarm-taken-out";
 const LEAVE: &str = "/swarm.agent.v1.Agent/Leave";
 
 /// Who is at the other end of a connection; nobody known, where it showed no certificate.
@@ -58,10 +61,13 @@ impl GuardLayer {
             ));
         };
         if self.machine.is_revoked(peer.id) && path != LEAVE {
-            return Err(Status::permission_denied(format!(
+            let mut refusal = Status::permission_denied(format!(
                 "node {} was taken out of the cluster; `swarmctl leave --force` on it, then join again",
                 peer.id
-            )));
+            ));
+            let mark = MetadataValue::from_static("1");
+            refusal.metadata_mut().insert(TAKEN_OUT, mark);
+            return Err(refusal);
         }
         Ok(())
     }

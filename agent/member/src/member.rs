@@ -162,6 +162,13 @@ impl Member {
         self.inner.replica.watch_leader()
     }
 
+    /// Follows whether this node was taken out of the cluster while it did not hear of it. Another member said so, over mutual
+    /// TLS; it is final.
+    #[must_use]
+    pub fn watch_taken_out(&self) -> watch::Receiver<bool> {
+        self.inner.heard.watch_taken_out()
+    }
+
     /// Gossip: who is there, and everybody's soft state.
     #[must_use]
     pub fn membership(&self) -> &Membership {

@@ -1,6 +1,7 @@
 //! How this node's consensus reaches others: Raft's messages, and following the log of a node that serves it.
 
 use crate::book::Book;
+use crate::guard::TAKEN_OUT;
 use crate::links::{Lane, Links, root_cause};
 use crate::wire::MAX_MESSAGE;
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use swarm_consensus::{
 };
 use swarm_proto::agent as proto;
 use swarm_proto::agent::agent_client::AgentClient;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 /// Items are cut into pieces of at most this many bytes.
@@ -26,7 +28,11 @@ const SMALL: usize = 64;
 
 /// What was heard of the Raft group from others; for nodes that are not in it.
 #[derive(Default)]
-pub(crate) struct Heard(Mutex<Group>);
+pub(crate) struct Heard {
+    group: Mutex<Group>,
+    /// Whether a member said that this node is none any more. Nothing takes that back: who joins again is another node.
+    taken_out: watch::Sender<bool>,
+}
 
 #[derive(Default, Clone)]
 pub(crate) struct Group {
@@ -50,7 +56,15 @@ impl Heard {
         group.refusal = None;
     }
 
-    fn refused(&self, why: String) {
+    pub(crate) fn watch_taken_out(&self) -> watch::Receiver<bool> {
+        self.taken_out.subscribe()
+    }
+
+    fn refused(&self, why: String, taken_out: bool) {
+        if taken_out {
+            self.taken_out
+                .send_if_modified(|before| !std::mem::replace(before, true));
+        }
         let mut group = self.lock();
         if group.refusal.as_ref() != Some(&why) {
             tracing::warn!("another member refuses this node: {why}");
@@ -59,7 +73,7 @@ impl Heard {
     }
 
     fn lock(&self) -> MutexGuard<'_, Group> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,7 +161,8 @@ impl Dial for Dialer {
             Ok(stream) => Ok(put_together(stream.into_inner(), Arc::clone(&self.heard))),
             Err(status) => {
                 if status.code() == Code::PermissionDenied {
-                    self.heard.refused(status.message().to_owned());
+                    let taken_out = status.metadata().contains_key(TAKEN_OUT);
+                    self.heard.refused(status.message().to_owned(), taken_out);
                 }
                 Err(failed(root_cause(&status)))
             }

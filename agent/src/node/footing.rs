@@ -13,8 +13,8 @@ use tokio::sync::watch;
 pub(super) enum Footing {
     /// It may be older than what was done here before.
     Unsure,
-    /// The others say that this node is none of them.
-    Refused,
+    /// The others say that this node was taken out of the cluster.
+    TakenOut,
     /// It holds everything that was agreed on when the agent started, or later.
     Sure,
 }
@@ -23,28 +23,27 @@ pub(super) enum Footing {
 pub(super) fn may_act(footing: Footing, part: Part) -> bool {
     match (footing, part) {
         (_, Part::Unknown) | (Footing::Unsure, _) => false,
-        // It hears nothing any more; what it knows is that it was taken out.
-        (Footing::Refused, part) => part == Part::Out,
-        (Footing::Sure, _) => true,
+        (Footing::TakenOut | Footing::Sure, _) => true,
     }
 }
 
-/// Finds out, and tells `footing`. Ends when that is sure.
+/// Finds out, and tells `footing`. Ends when nothing more can follow.
 pub(super) async fn find(member: Member, footing: watch::Sender<Footing>) {
-    loop {
+    let mut taken_out = member.watch_taken_out();
+    while !*taken_out.borrow() {
         // It tries for a while by itself.
         let fresh = member.read(Read::Linearizable).await;
         if fresh.is_ok_and(|fresh| !fresh.stale) {
             footing.send_replace(Footing::Sure);
-            return;
+            break;
         }
-        let now = match member.status().is_refused {
-            true => Footing::Refused,
-            false => Footing::Unsure,
-        };
-        footing.send_if_modified(|before| std::mem::replace(before, now) != now);
         // Without a member's loops to ask, the answer comes at once.
         tokio::time::sleep(super::LOOK).await;
+    }
+    // Its replica does not say so: it is not told any more.
+    if taken_out.wait_for(|out| *out).await.is_ok() {
+        tracing::warn!("this node was taken out of its cluster; its tasks are ended");
+        footing.send_replace(Footing::TakenOut);
     }
 }
 
@@ -63,8 +62,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_was_taken_out_and_is_refused_ends_its_tasks() {
-        assert!(may_act(Footing::Refused, Part::Out));
-        assert!(!may_act(Footing::Refused, Part::In));
+    fn a_host_that_was_taken_out_acts_on_it_also_where_its_replica_does_not_say_so() {
+        assert!(may_act(Footing::TakenOut, Part::Out));
+        assert!(may_act(Footing::TakenOut, Part::In));
     }
 }

@@ -117,7 +117,7 @@ impl Reconciler {
         if !may_act(footing, part) {
             return (Vec::new(), None);
         }
-        if part == Part::Out {
+        if part == Part::Out || footing == Footing::TakenOut {
             return (farewell(&local), None);
         }
         let actions = reconciler::actions(&state, node, &local, now);

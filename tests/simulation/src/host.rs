@@ -259,6 +259,13 @@ impl SimHost {
         life.map_or(0, |life| life.runtime.metrics().num_alive_tasks())
     }
 
+    /// Whether its agent was told that it was taken out of the cluster.
+    #[must_use]
+    pub fn is_taken_out(&self) -> bool {
+        self.look(|m| *m.watch_taken_out().borrow())
+            .unwrap_or_default()
+    }
+
     /// All tasks that the host has, with their status.
     #[must_use]
     pub fn tasks(&self) -> Vec<swarm_api::model::Task> {

@@ -171,7 +171,9 @@ pub fn converged(sim: &Simulation) -> Result<(), String> {
         if let Some(trouble) = host.trouble() {
             return Err(format!("{} could not start: {trouble}", host.name));
         }
-        if let Some(view) = host.look(|m| (m.id(), m.status(), m.state().clone())) {
+        let view = host.look(|m| (m.id(), m.status(), m.state().clone()));
+        // One that was taken out while it did not hear of it takes no part until someone has it leave.
+        if let Some(view) = view.filter(|_| !host.is_taken_out()) {
             views.push((host, view));
         }
     }
@@ -262,7 +264,11 @@ fn names_are_those_that_run(sim: &Simulation, state: &State) -> Result<(), Strin
             .flat_map(|t| t.addresses.clone())
             .filter(IpAddr::is_ipv4)
             .collect();
-        for host in sim.hosts.iter().filter(|h| h.look(|_| ()).is_some()) {
+        for host in sim
+            .hosts
+            .iter()
+            .filter(|h| h.look(|_| ()).is_some() && !h.is_taken_out())
+        {
             let found = host.kernel.look_up(&service.spec.name);
             let found = found.map_err(|e| e.to_string())?.unwrap_or_default();
             if found != wanted {

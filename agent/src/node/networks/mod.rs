@@ -197,7 +197,7 @@ impl Networks {
     fn desired(&self, mtu: u32) -> Option<HostNetwork> {
         let local = match *self.footing.borrow() {
             Footing::Sure => Vec::new(),
-            Footing::Unsure | Footing::Refused => self.local.tasks(),
+            Footing::Unsure | Footing::TakenOut => self.local.tasks(),
         };
         let (state, node) = (self.member.state(), self.member.id());
         let leave_alone = match super::part(&state, node) {
