@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -26,8 +26,8 @@ struct Inner {
     networks: Option<Arc<HostNetwork>>,
     interfaces: BTreeSet<String>,
     names: Option<Arc<DnsServer>>,
-    /// What was once answered, where nothing else is answered any more (a deliberate bug).
-    old_names: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
+    /// Every name resolves to nothing (a deliberate bug).
+    no_names: bool,
 }
 
 impl SimKernel {
@@ -51,9 +51,9 @@ impl SimKernel {
         *self.lock() = Inner::default();
     }
 
-    /// Each name resolves to what it did at first from now on: a deliberate bug.
-    pub fn keep_old_names(&self) {
-        self.lock().old_names.get_or_insert_default();
+    /// Every name resolves to nothing from now on: a deliberate bug.
+    pub fn forget_names(&self) {
+        self.lock().no_names = true;
     }
 
     /// What the host's networks are at present.
@@ -87,10 +87,9 @@ impl SimKernel {
         let found: BTreeSet<IpAddr> = (reply.answers.iter())
             .filter_map(|record| address(&record.data))
             .collect();
-        let mut inner = self.lock();
-        Ok(Some(match &mut inner.old_names {
-            Some(old) => old.entry(name.to_owned()).or_insert(found).clone(),
-            None => found,
+        Ok(Some(match self.lock().no_names {
+            true => BTreeSet::new(),
+            false => found,
         }))
     }
 

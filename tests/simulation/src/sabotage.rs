@@ -12,8 +12,8 @@ pub enum Bug {
     Zombies,
     /// A started container never runs.
     Stuck,
-    /// Names resolve to what they once were.
-    OldNames,
+    /// Names resolve to nothing.
+    NoNames,
     /// Each start leaves something in memory.
     Leak,
     /// A replica leaves out a report now and then (`--cfg sabotage`).
@@ -25,6 +25,30 @@ pub enum Bug {
 }
 
 impl Bug {
+    /// All bugs that this build has, and what is said of each when it is seen: one of these.
+    pub const ALL: &[(Self, &[&str])] = &[
+        (
+            Self::DisksLie,
+            &[
+                "nothing acknowledged is lost",
+                "one leader per term",
+                "replicas are identical",
+                "nothing panics",
+                "could not start",
+            ],
+        ),
+        (Self::Zombies, &["unwanted"]),
+        (Self::Stuck, &["not right within"]),
+        (Self::NoNames, &["discovery is what runs"]),
+        (Self::Leak, &["memory is bounded"]),
+        #[cfg(sabotage)]
+        (Self::Divergence, &["replicas are identical"]),
+        #[cfg(sabotage)]
+        (Self::OneAddress, &["no address is held twice"]),
+        #[cfg(sabotage)]
+        (Self::TwoTasks, &["no task is there twice"]),
+    ];
+
     /// Makes what a host's agent is handed bad.
     pub fn apply(self, host: &SimHost) {
         match self {
@@ -32,7 +56,7 @@ impl Bug {
             Self::Zombies => host.machine.set_behaviour(|b| b.zombies = true),
             Self::Stuck => host.machine.set_behaviour(|b| b.stuck = true),
             Self::Leak => host.machine.set_behaviour(|b| b.leaks = true),
-            Self::OldNames => host.kernel.keep_old_names(),
+            Self::NoNames => host.kernel.forget_names(),
             Self::Divergence | Self::OneAddress | Self::TwoTasks => {}
         }
     }

@@ -33,6 +33,9 @@ struct Options {
     /// A deliberate bug: some seed must fail then.
     #[arg(long, value_enum)]
     bug: Option<Bug>,
+    /// Show that each deliberate bug is seen, within 60 seeds.
+    #[arg(long)]
+    bugs: bool,
     /// Do not shorten a failing history.
     #[arg(long)]
     no_shrink: bool,
@@ -55,8 +58,25 @@ fn main() -> Result<ExitCode> {
     let options = Options::parse();
     match options.seed {
         Some(seed) => again(seed, &options),
+        None if options.bugs => bugs(),
         None => many(&options),
     }
+}
+
+fn bugs() -> Result<ExitCode> {
+    for (bug, said) in Bug::ALL {
+        let seen = (1..=60).find_map(|seed| {
+            let failure = history::run(&Plan::draw(seed), Some(*bug)).err()?;
+            said.iter()
+                .any(|s| failure.what.contains(s))
+                .then_some((seed, failure))
+        });
+        match seen {
+            Some((seed, failure)) => println!("{bug:?} is seen: seed {seed} {failure}"),
+            None => bail!("{bug:?} is not seen"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn again(seed: u64, options: &Options) -> Result<ExitCode> {
