@@ -47,6 +47,7 @@ pub struct SimHost {
     dice: Dice,
     lives: u64,
     life: Option<Life>,
+    computed: Duration,
 }
 
 /// An agent that lives.
@@ -96,6 +97,7 @@ impl SimHost {
             dice: dice.fork(3),
             lives: 0,
             life: None,
+            computed: Duration::ZERO,
         }
     }
 
@@ -103,6 +105,12 @@ impl SimHost {
     #[must_use]
     pub fn lives(&self) -> u64 {
         self.lives
+    }
+
+    /// How much real time its agents have computed.
+    #[must_use]
+    pub fn computed(&self) -> Duration {
+        self.computed
     }
 
     /// Where its agent is reached.
@@ -218,11 +226,13 @@ impl SimHost {
     /// Lets the agent work until the simulation's time is `now`.
     pub fn run_until(&mut self, now: Micros) {
         if let Some(life) = &self.life {
+            let start = std::time::Instant::now();
             let until = life.origin + Duration::from_micros(now.saturating_sub(life.began));
             // What is logged says when and where.
             let _at = tracing::error_span!("", ms = now / 1000, host = self.name).entered();
             // Made within the runtime, whose clock it is to follow.
             (life.runtime).block_on(async move { tokio::time::sleep_until(until).await });
+            self.computed += start.elapsed();
         }
     }
 

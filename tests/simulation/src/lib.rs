@@ -17,6 +17,7 @@ pub mod network;
 pub mod panics;
 pub mod plan;
 pub mod sabotage;
+pub mod scale;
 pub mod shrink;
 pub mod simulation;
 pub mod users;

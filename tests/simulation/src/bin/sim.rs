@@ -36,6 +36,12 @@ struct Options {
     /// Show that each deliberate bug is seen, within 60 seeds.
     #[arg(long)]
     bugs: bool,
+    /// Measure clusters of these numbers of hosts instead, and print a table.
+    #[arg(long, value_delimiter = ',')]
+    scale: Vec<usize>,
+    /// Tasks on each host, with `--scale`.
+    #[arg(long, default_value_t = 30)]
+    tasks: u32,
     /// Do not shorten a failing history.
     #[arg(long)]
     no_shrink: bool,
@@ -59,8 +65,21 @@ fn main() -> Result<ExitCode> {
     match options.seed {
         Some(seed) => again(seed, &options),
         None if options.bugs => bugs(),
+        None if !options.scale.is_empty() => scale(&options),
         None => many(&options),
     }
+}
+
+fn scale(options: &Options) -> Result<ExitCode> {
+    println!(
+        "| hosts | what | virtual time | leader's CPU | all agents' CPU | leader's messages | leader's bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for hosts in &options.scale {
+        let parts = swarm_simulation::scale::run(*hosts, options.tasks)?;
+        print!("{}", swarm_simulation::scale::table(*hosts, &parts));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn bugs() -> Result<ExitCode> {
