@@ -290,7 +290,7 @@ pub(crate) fn an_image_in_use_stays() {
             .remove(Kind::Image, "busybox".into(), false)
             .await
             .unwrap();
-        assert_eq!(site.host.has_layers(&image), image.layers);
+        assert_eq!(site.host.has_layers(&image), image.parts());
         site
     });
 }

@@ -126,6 +126,10 @@ fn read_proxy(variable: &str, value: &str) -> Result<Proxy> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(bad("it has no host"));
     }
+    let whole = uri.authority().map_or("", |a| a.as_str());
+    if uri.port_u16().is_none() && uri.host() != Some(whole) {
+        return Err(bad("its port is no number"));
+    }
     Ok(Proxy { uri, login })
 }
 
