@@ -184,9 +184,17 @@ pub(crate) async fn let_go(member: &Member, node: NodeId) -> Result<()> {
     }
     let consensus = member.consensus()?;
     let until = Instant::now() + LEAVE / 2;
+    // From here on nobody gives it a vote that was decided on before it left.
+    let Ok(_alone) = tokio::time::timeout_at(until, member.inner.voting.lock()).await else {
+        return Err(Error::Unavailable(
+            "another change of the voters is under way".into(),
+        ));
+    };
     loop {
         match no_vote(consensus, node).await {
-            Ok(()) => return Ok(()),
+            Ok(()) if !consensus.status().voters.contains(&node.0) => return Ok(()),
+            Ok(()) if Instant::now() < until => sleep(PAUSE).await,
+            Ok(()) => return Err(Error::Unavailable("it still has a vote".into())),
             // Another change of the voters may be under way.
             Err(ConsensusError::Membership(_)) if Instant::now() < until => sleep(PAUSE).await,
             Err(e) => return Err(unavailable(e)),

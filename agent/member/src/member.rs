@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) membership: Arc<Membership>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) reads: mpsc::UnboundedSender<Asking>,
+    /// Held by who changes the voters: what one decides must not be carried out after another's.
+    pub(crate) voting: tokio::sync::Mutex<()>,
     pub(crate) stop: CancellationToken,
     pub(crate) running: tokio::sync::Mutex<Option<Running>>,
 }
@@ -232,7 +234,18 @@ impl Member {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when this node does not lead, or the voters do not agree in time; it can be repeated.
+    /// [`Error::Conflict`] when one of them has left meanwhile.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<()> {
+        let _alone = self.inner.voting.lock().await;
+        let gone = voters
+            .iter()
+            .find(|v| !self.state().nodes.contains_key(v))
+            .copied();
+        if let Some(gone) = gone {
+            return Err(Error::Conflict(format!(
+                "node {gone} is in the cluster no more and gets no vote"
+            )));
+        }
         let voters = voters.into_iter().map(|v| v.0).collect();
         self.consensus()?
             .change_voters(voters)

@@ -273,6 +273,7 @@ pub(crate) async fn start(
         membership,
         heard,
         reads,
+        voting: tokio::sync::Mutex::default(),
         stop: CancellationToken::new(),
         running: tokio::sync::Mutex::new(None),
     });

@@ -56,6 +56,15 @@ fn a_voter_that_is_one_no_more_follows_the_leader() {
 }
 
 #[test]
+fn two_voters_leave_one_after_the_other_and_the_cluster_goes_on() {
+    let mut plan = of(5, &[Event::Leave { host: 0 }, Event::Leave { host: 1 }]);
+    for gap in [0, 20, 1_000, 3_640] {
+        plan.events[1].at = plan.events[0].at + Duration::from_millis(gap);
+        goes_well(&plan);
+    }
+}
+
+#[test]
 fn a_host_that_is_killed_while_it_leaves_ends_its_tasks_when_it_is_back() {
     let mut plan = of(
         4,
