@@ -95,13 +95,10 @@ impl NetworkRecord {
     /// An address for a task.
     pub(crate) fn lease(&mut self, task: &Id) -> Option<Ipv4Addr> {
         #[cfg(sabotage)]
-        if crate::sabotage::is(crate::sabotage::Bug::OneAddress) {
-            return self
-                .leases
-                .keys()
-                .next()
-                .copied()
-                .or_else(|| self.next_free());
+        if crate::sabotage::is(crate::sabotage::Bug::OneAddress)
+            && let Some(first) = self.leases.keys().next()
+        {
+            return Some(*first);
         }
         let address = self.next_free()?;
         self.leases.insert(address, task.clone());
