@@ -89,8 +89,6 @@ pub struct MemberStatus {
     pub has_quorum: bool,
     /// What is wrong with this node: its disk, or that others refuse it.
     pub failure: Option<String>,
-    /// Whether others, as last heard, say that this node is not in their cluster.
-    pub is_refused: bool,
     /// How long ago the state here was last known to be up to date.
     pub staleness: Option<Duration>,
 }
@@ -196,7 +194,6 @@ impl Member {
             // One that was taken out of the voters may not have heard of it: it observes.
             has_quorum: (raft.as_ref()).is_some_and(|r| votes && r.has_quorum)
                 || (leader.is_some() && staleness.is_some_and(|age| age < FRESH)),
-            is_refused: group.refusal.is_some(),
             failure: raft.and_then(|r| r.failure).or(group.refusal),
             staleness,
         }

@@ -144,7 +144,8 @@ impl History {
             return Err(format!("nothing panics: {panic}"));
         }
         for host in &self.sim.hosts {
-            let seen = host.look(|m| (m.status().applied, m.status().term, m.status().leader));
+            let status = host.look(swarm_member::Member::status);
+            let seen = status.map(|s| (s.applied, s.term, s.leader));
             let traffic = self.sim.fabric.traffic_of(host.ip);
             // Not the bytes: HTTP tells the real date.
             (seen, traffic.segments, traffic.datagrams).hash(&mut self.trace);
@@ -158,7 +159,6 @@ impl History {
         let mut right_since = None;
         loop {
             self.go_on(LOOK)?;
-            self.start_what_has_failed();
             let now = self.sim.now();
             let wrong = match invariants::converged(&self.sim) {
                 Ok(()) if self.pending.is_empty() => None,

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_agent::agent::{Agent, AgentConfig};
-use swarm_agent::runtime::Runtime as _;
 use swarm_api::model::{Capacity, Cpus, Timestamp};
 use swarm_member::{Clock, Entropy, World};
 use tokio::runtime::{Builder, Runtime};
@@ -274,13 +273,6 @@ impl SimHost {
     pub fn is_taken_out(&self) -> bool {
         self.look(|m| *m.watch_taken_out().borrow())
             .unwrap_or_default()
-    }
-
-    /// All tasks that the host has, with their status.
-    #[must_use]
-    pub fn tasks(&self) -> Vec<swarm_api::model::Task> {
-        let clock: Clock = Arc::new(|| Timestamp(0));
-        SimRuntime::new(Arc::clone(&self.machine), clock).cluster_tasks()
     }
 }
 

@@ -56,12 +56,6 @@ impl SimKernel {
         self.lock().no_names = true;
     }
 
-    /// What the host's networks are at present.
-    #[must_use]
-    pub fn networks(&self) -> Option<Arc<HostNetwork>> {
-        self.lock().networks.clone()
-    }
-
     /// The IPv4 addresses that programs of this host get for a name; nothing while nobody answers.
     ///
     /// # Errors

@@ -194,13 +194,6 @@ impl Fabric {
         }
     }
 
-    /// What the link from one host to another does.
-    #[must_use]
-    pub fn link(&self, from: IpAddr, to: IpAddr) -> Link {
-        let inner = self.lock();
-        inner.link(from, to)
-    }
-
     /// All links are as usual from now on.
     pub fn heal(&self) {
         self.lock().links.clear();
@@ -210,13 +203,6 @@ impl Fabric {
     #[must_use]
     pub fn traffic_of(&self, ip: IpAddr) -> Traffic {
         self.lock().traffic.get(&ip).copied().unwrap_or_default()
-    }
-
-    /// When the next thing arrives.
-    #[must_use]
-    pub fn next_due(&self) -> Option<Micros> {
-        let inner = self.lock();
-        inner.due.first_key_value().map(|((at, _), _)| *at)
     }
 
     /// Time goes on to `now`: what is due by then arrives.
@@ -240,6 +226,11 @@ impl Fabric {
     }
 }
 
+/// How long after its last attempt something is sent again that was lost so many times before.
+fn retransmit(attempts: u32) -> Micros {
+    (RETRANSMIT << attempts.min(4)).min(LONGEST_RETRANSMIT)
+}
+
 impl Inner {
     fn link(&self, from: IpAddr, to: IpAddr) -> Link {
         if from == to {
@@ -250,6 +241,10 @@ impl Inner {
             };
         }
         self.links.get(&(from, to)).copied().unwrap_or(self.usual)
+    }
+
+    fn is_off(&self, ip: IpAddr) -> bool {
+        self.hosts.get(&ip).is_none_or(|p| p.life == 0)
     }
 
     fn schedule(&mut self, at: Micros, delivery: Delivery) {
@@ -310,9 +305,8 @@ impl Inner {
         };
         let (from, to) = (ends.pipes[0].from, ends.pipes[1].from);
         let (there, back) = (self.link(from.ip(), to.ip()), self.link(to.ip(), from.ip()));
-        let off = self.hosts.get(&to.ip()).is_none_or(|p| p.life == 0);
-        if off || self.lost(there) || self.lost(back) {
-            let again = (RETRANSMIT << attempt.min(4)).min(LONGEST_RETRANSMIT);
+        if self.is_off(to.ip()) || self.lost(there) || self.lost(back) {
+            let again = retransmit(attempt);
             let attempt = attempt + 1;
             self.schedule(
                 self.now + again,
@@ -351,13 +345,12 @@ impl Inner {
         let (from, to) = (ends.pipes[side].from, ends.pipes[1 - side].from);
         let (retries, gone) = (ends.pipes[side].retries, ends.pipes[1 - side].gone);
         let link = self.link(from.ip(), to.ip());
-        let off = self.hosts.get(&to.ip()).is_none_or(|p| p.life == 0);
-        if off || self.lost(link) {
-            let again = (RETRANSMIT << retries.min(4)).min(LONGEST_RETRANSMIT);
+        if self.is_off(to.ip()) || self.lost(link) {
             if let Some(ends) = self.streams.get_mut(&id) {
                 ends.pipes[side].retries += 1;
             }
-            self.schedule(self.now + again, Delivery::Pump { stream: id, side });
+            let at = self.now + retransmit(retries);
+            self.schedule(at, Delivery::Pump { stream: id, side });
             return;
         }
         let now = self.now;

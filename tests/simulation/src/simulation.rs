@@ -5,7 +5,6 @@ use crate::dice::Dice;
 use crate::host::{Call, SimHost};
 use crate::network::{Fabric, Micros};
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -172,11 +171,5 @@ impl Simulation {
         for host in &mut self.hosts {
             host.run_until(self.now);
         }
-    }
-
-    /// The number of the host at this address.
-    #[must_use]
-    pub fn host_at(&self, ip: IpAddr) -> Option<usize> {
-        self.hosts.iter().position(|host| host.ip == ip)
     }
 }

@@ -158,7 +158,7 @@ impl History {
     }
 
     /// Whoever could not start is started again, as an init system does.
-    pub(super) fn start_what_has_failed(&mut self) {
+    fn start_what_has_failed(&mut self) {
         let now = self.sim.now();
         for host in 0..self.sim.hosts.len() {
             if self.sim.hosts[host].trouble().is_some() {

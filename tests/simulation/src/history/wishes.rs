@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use swarm_api::backend::{Create, Update};
+use swarm_api::control::Joined;
 use swarm_api::model::{
     Availability, ImageConfig, Kind, NodeChange, NodeRole, Object, Port, Read, Restart,
     RestartPolicy, ServiceChange, ServiceSpec, TaskSpec,
@@ -37,6 +38,7 @@ enum Sent {
         service: String,
         call: Call<Result<Option<u32>, Error>>,
     },
+    Join(Call<Result<Joined, Error>>),
     Other(Call<()>),
 }
 
@@ -207,22 +209,10 @@ impl History {
         let Ok(host) = self.sim.add_host() else {
             return;
         };
-        let peer = self.sim.hosts[at].address().to_string();
-        let Some(joining) = self.sim.hosts[host].agent() else {
-            return;
-        };
-        // The token is made where the cluster is, and used where the host is.
-        let token = self.sim.call(at, move |agent| async move {
-            let hour = Duration::from_secs(3600);
-            agent.create_token(role, hour).await.ok()?.secret
-        });
-        let Ok(Some(token)) = self.sim.finish("making a token", &token) else {
-            return;
-        };
-        let call = self.sim.call(host, move |_| async move {
-            let _ = joining.join(peer, token, None).await;
-        });
-        self.wait_for(host, Sent::Other(call));
+        // Without a token it stays outside.
+        if let Ok(call) = self.sim.join(at, host, role) {
+            self.wait_for(host, Sent::Join(call));
+        }
     }
 
     fn leave(&mut self, host: usize) {
@@ -280,6 +270,11 @@ impl History {
                     if let Some(Ok(seen)) = answer {
                         let judged = self.users.saw_while_it_may_go(service, seen);
                         judged.map_err(|why| format!("reads are linearizable: {why}"))?;
+                    }
+                }
+                Sent::Join(call) => {
+                    if call.take().is_none() && !lost {
+                        waiting.push(pending);
                     }
                 }
                 Sent::Other(call) => {
