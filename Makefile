@@ -15,7 +15,7 @@ endif
 OCI = $(CARGO) rustc --release -p swarm-oci --bin swarm-oci -- -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm torture soak sim bench fuzz lint clean clean-hosts deps
+.PHONY: help build demo test test-vm torture soak sim scale bench fuzz lint clean clean-hosts deps
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r goal what; do printf 'make %-12s %s\n' "$$goal" "$$what"; done
@@ -65,6 +65,12 @@ SIM = RUSTFLAGS="$(RUSTFLAGS) $(SIM_FLAGS)" CARGO_TARGET_DIR="$(TARGET)/simulati
 sim: ## run whole clusters by seed, with faults, and judge them (SEEDS=1000 FROM=1 TIME=600; SEED=N: that one again; ARGS=…)
 	$(SIM) build --profile sim -p swarm-simulation
 	$(TARGET)/simulation/sim/swarm-sim $(if $(SEED),--seed $(SEED),--from $(or $(FROM),1) --seeds $(or $(SEEDS),1000) --time $(or $(TIME),600)) $(ARGS)
+
+SCALE ?= 3,10,30,100
+
+scale: ## measure how a cluster fares as it grows, in simulation, and draw the curves (SCALE=3,10,30,100 TASKS=30 on each host)
+	$(SIM) build --profile sim -p swarm-simulation
+	$(TARGET)/simulation/sim/swarm-sim --scale $(SCALE) --tasks $(or $(TASKS),30) --figures docs/scale.csv
 
 bench: ## measure the figures of docs/benchmarks.md, beside Docker, podman, runc and crun (PARTS=cluster, runtime, shim or images: only that)
 	@tests/install-deps.sh --bench

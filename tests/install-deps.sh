@@ -28,6 +28,8 @@ if [ "${1:-}" = --nextest ]; then
     need skopeo skopeo
     need umoci umoci
     need htpasswd apache2-utils
+    # For disks that lose power, and those with quotas.
+    need mkfs.ext4 e2fsprogs
 fi
 # What the benchmark compares with.
 if [ "${1:-}" = --bench ]; then

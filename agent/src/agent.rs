@@ -6,7 +6,7 @@ use crate::front::Front;
 use crate::leader;
 use crate::node::{Kernel, Node, NodeConfig};
 use crate::runtime::Runtime;
-use crate::share::Share;
+use crate::share::{Fetcher, Share};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use swarm_api::{Backend, Error, Result, grpc};
@@ -41,7 +41,7 @@ pub struct Agent {
     world: World,
     kernel: Arc<dyn Kernel>,
     host: Arc<dyn Runtime>,
-    front: Arc<Front>,
+    pub(crate) front: Arc<Front>,
     share: Share,
     /// The part in a cluster; locked while a host enters or leaves one.
     pub(crate) part: Mutex<Option<Part>>,
@@ -99,7 +99,7 @@ impl Agent {
     /// Ends the part in a cluster until the next start; containers go on.
     pub async fn stop(&self) {
         if let Some(part) = self.part.lock().await.take() {
-            self.front.close();
+            self.front.end();
             self.host.share(None);
             part.end(false).await;
             part.member.shutdown().await;
@@ -120,7 +120,7 @@ impl Agent {
         let part = self.part.lock().await;
         part.as_ref()
             .map(|p| p.member.clone())
-            .ok_or_else(crate::front::not_in_a_cluster)
+            .ok_or_else(|| self.front.absence())
     }
 
     /// As [`Agent::member`], where that can be said at once.
@@ -133,11 +133,13 @@ impl Agent {
     /// Starts what a member does.
     pub(crate) async fn take_part(&self, member: Member, part: &mut Option<Part>) -> Result<()> {
         let host = Arc::clone(&self.host);
-        let node = Node::start(member.clone(), host, self.node_config(&member)).await?;
+        let fetcher = (self.share).fetcher(member.clone(), Arc::clone(&self.host));
+        let config = self.node_config(&member, Arc::clone(&fetcher));
+        let node = Node::start(member.clone(), host, config).await?;
         self.host
             .share(Some(Arc::new(self.share.peers(member.clone()))));
         let stop = CancellationToken::new();
-        let backend = ClusterBackend::new(member.clone(), Arc::clone(&self.host));
+        let backend = ClusterBackend::new(member.clone(), Arc::clone(&self.host), fetcher);
         self.front.open(Arc::new(backend), node.warnings());
         *part = Some(Part {
             leader: tokio::spawn(leader::run(member.clone(), stop.clone())),
@@ -162,14 +164,14 @@ impl Agent {
         }
     }
 
-    fn node_config(&self, member: &Member) -> NodeConfig {
+    fn node_config(&self, member: &Member, fetcher: Arc<Fetcher>) -> NodeConfig {
         let (dns_listen, dns_required) = self.config.dns_listen;
         NodeConfig {
             dns_listen,
             dns_required,
             underlay: member.advertise().ip(),
             kernel: Arc::clone(&self.kernel),
-            peers: self.share.peers(member.clone()),
+            fetcher,
         }
     }
 

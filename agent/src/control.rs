@@ -1,7 +1,6 @@
 //! How this host enters and leaves a cluster.
 
 use crate::agent::{Agent, Part};
-use crate::front::not_in_a_cluster;
 use crate::leader;
 use async_trait::async_trait;
 use std::net::IpAddr;
@@ -36,7 +35,7 @@ impl Control for Agent {
     async fn leave(&self, force: bool) -> Result<()> {
         let mut part = self.part.lock().await;
         part.as_ref()
-            .ok_or_else(not_in_a_cluster)?
+            .ok_or_else(|| self.front.absence())?
             .member
             .leave(force)
             .await?;

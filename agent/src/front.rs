@@ -2,7 +2,7 @@
 //! It must not know how the cluster answers.
 
 use crate::node::Warnings;
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -18,11 +18,17 @@ use swarm_api::model::{
 use swarm_api::{Backend, BoxStream, Error, Result};
 
 /// The cluster's backend, while there is one.
-#[derive(Default)]
 pub struct Front {
-    cluster: ArcSwapOption<Cluster>,
+    part: ArcSwap<Part>,
     version: String,
     node_name: String,
+}
+
+/// This host's part in a cluster, as its users see it.
+enum Part {
+    None,
+    Open(Cluster),
+    Ending,
 }
 
 /// Who answers, and what is wrong with this node's part.
@@ -36,7 +42,7 @@ impl Front {
     #[must_use]
     pub fn new(version: &str, node_name: &str) -> Self {
         Self {
-            cluster: ArcSwapOption::empty(),
+            part: ArcSwap::from_pointee(Part::None),
             version: version.to_owned(),
             node_name: node_name.to_owned(),
         }
@@ -44,26 +50,39 @@ impl Front {
 
     /// From now on `backend` answers; `warnings` are told with what it says of itself.
     pub fn open(&self, backend: Arc<dyn Backend>, warnings: Warnings) {
-        self.cluster
-            .store(Some(Arc::new(Cluster { backend, warnings })));
+        let cluster = Cluster { backend, warnings };
+        self.part.store(Arc::new(Part::Open(cluster)));
     }
 
-    /// From now on nobody answers.
+    /// From now on nobody answers, as this host is in no cluster any more.
     pub fn close(&self) {
-        self.cluster.store(None);
+        self.part.store(Arc::new(Part::None));
+    }
+
+    /// From now on nobody answers, as the agent ends; the host stays in its cluster.
+    pub fn end(&self) {
+        self.part.store(Arc::new(Part::Ending));
+    }
+
+    /// What is said where this host has no part in a cluster, or none any more.
+    #[must_use]
+    pub fn absence(&self) -> Error {
+        match &**self.part.load() {
+            Part::Ending => stopping(),
+            Part::None | Part::Open(_) => not_in_a_cluster(),
+        }
     }
 
     fn cluster(&self) -> Result<Arc<dyn Backend>> {
-        match &*self.cluster.load() {
-            Some(cluster) => Ok(Arc::clone(&cluster.backend)),
-            None => Err(not_in_a_cluster()),
+        match &**self.part.load() {
+            Part::Open(cluster) => Ok(Arc::clone(&cluster.backend)),
+            Part::None | Part::Ending => Err(self.absence()),
         }
     }
 }
 
 /// What every command says on a host that is in no cluster.
-#[must_use]
-pub fn not_in_a_cluster() -> Error {
+fn not_in_a_cluster() -> Error {
     Error::Conflict(
         "this host is in no cluster: make one with `swarmctl init`, or join one with `swarmctl join`; \
          `swarmctl --host local …` drives this host alone"
@@ -71,17 +90,27 @@ pub fn not_in_a_cluster() -> Error {
     )
 }
 
+/// What commands are told that come while the agent ends.
+fn stopping() -> Error {
+    Error::Unavailable(
+        "this host's agent is stopping, and the change was not made: ask again once it has started, or ask another host of \
+         the cluster"
+            .into(),
+    )
+}
+
 #[async_trait]
 impl Backend for Front {
     async fn info(&self) -> Result<Info> {
-        let cluster = self.cluster.load_full();
-        match cluster {
-            Some(cluster) => {
+        let part = self.part.load_full();
+        match &*part {
+            Part::Open(cluster) => {
                 let mut info = cluster.backend.info().await?;
                 info.warnings.extend(cluster.warnings.lines());
                 Ok(info)
             }
-            None => Ok(Info {
+            Part::Ending => Err(stopping()),
+            Part::None => Ok(Info {
                 scope: Scope::Host,
                 version: self.version.clone(),
                 node: None,
@@ -242,5 +271,35 @@ impl Backend for Front {
 
     async fn export_layer(&self, digest: String) -> Result<BoxStream<Result<Bytes>>> {
         self.cluster()?.export_layer(digest).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_stops_does_not_say_that_its_host_is_in_no_cluster() {
+        let front = Front::new("1", "a");
+        let remove = || front.remove(Kind::Service, "web".into(), false);
+        let why = remove().await.unwrap_err();
+        assert!(
+            matches!(&why, Error::Conflict(why) if why.contains("swarmctl init")),
+            "{why}"
+        );
+        front.end();
+        for why in [
+            remove().await.unwrap_err(),
+            front.info().await.unwrap_err(),
+            front.absence(),
+        ] {
+            assert!(
+                matches!(&why, Error::Unavailable(why) if why.contains("the change was not made")),
+                "{why}"
+            );
+        }
+        front.close();
+        assert!(matches!(remove().await, Err(Error::Conflict(_))));
+        assert!(front.info().await.is_ok());
     }
 }

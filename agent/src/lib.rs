@@ -13,6 +13,7 @@ pub mod builtin;
 pub mod config;
 pub mod control;
 pub mod daemon;
+mod follow;
 pub mod front;
 pub mod leader;
 pub mod lock;

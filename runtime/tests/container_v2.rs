@@ -193,6 +193,59 @@ fn pressure_is_told_where_the_kernel_tells_it() {
 }
 
 #[test]
+fn each_controller_tells_what_it_counts() {
+    on_v2(|| {
+        let world = World::new();
+        let spec = resources(
+            world.sh("while true; do true; done"),
+            json!({"memory": {"limit": 32 << 20}, "pids": {"limit": 20}, "cpu": {"quota": 10_000, "period": 100_000}}),
+        );
+        let running = world.keep(spec);
+        let cgroup = running.created.cgroup();
+        let mut figures = cgroup.figures().unwrap();
+        while (figures.cpu.as_ref()).is_none_or(|cpu| cpu.throttled_periods == 0) {
+            figures = cgroup.figures().unwrap();
+        }
+        let cpu = figures.cpu.unwrap();
+        assert!(
+            cpu.throttled > 0 && cpu.user > 0 && cpu.total >= cpu.user,
+            "{cpu:?}"
+        );
+        let memory = figures.memory.unwrap();
+        assert_eq!(memory.all.limit, Some(32 << 20));
+        assert!(
+            memory.all.usage > 0 && memory.raw.contains_key("anon"),
+            "{memory:?}"
+        );
+        let pids = figures.pids.unwrap();
+        assert_eq!((pids.usage, pids.limit), (1, Some(20)));
+    });
+}
+
+#[test]
+fn each_process_that_is_killed_for_memory_is_told() {
+    on_v2(|| {
+        let world = World::new();
+        let spec = resources(
+            world.sh("while true; do dd if=/dev/zero of=/dev/null bs=64M count=1; done"),
+            json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}}),
+        );
+        let running = world.keep(spec);
+        let cgroup = running.created.cgroup();
+        let events = cgroup.oom_events().unwrap();
+        let before = cgroup.oom_kills().unwrap();
+        while cgroup.oom_kills().unwrap() < before + 3 {
+            let mut fds = [rustix::event::PollFd::new(
+                &events,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, None).unwrap();
+            events.take();
+        }
+    });
+}
+
+#[test]
 fn a_parent_with_processes_is_named() {
     on_v2(|| {
         let world = World::new();

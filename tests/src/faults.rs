@@ -5,7 +5,6 @@ use crate::netns::Netns;
 use crate::{clean, command, processes, wait_until};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
@@ -185,32 +184,31 @@ impl Host {
     }
 
     /// Fills the disk that the data directory is on; only where the host was made with a small one. Returns how many
-    /// bytes went in.
+    /// bytes went in: what was free at this moment, so that room which the host makes for itself later stays free.
     ///
     /// # Errors
-    /// Where the disk is the machine's own, or has not become full.
+    /// Where the disk is the machine's own.
     pub fn fill_disk(&self) -> Result<u64> {
         ensure!(
             clean::mounts_under(&self.folder).contains(&self.data_dir()),
             "{} has no disk of its own; make the cluster with Builder::disk",
             self.name
         );
-        let mut file = std::fs::File::create(self.data_dir().join("filler"))?;
-        let mut written = 0;
-        // Ever smaller pieces, so that not a page is left.
-        for piece in [1 << 20, 4096, 1] {
-            let zeros = vec![0; piece];
-            loop {
-                match file.write(&zeros) {
-                    Ok(n) => written += n as u64,
-                    Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
-                        break;
-                    }
-                    Err(e) => return Err(e.into()),
-                }
+        let file = std::fs::File::create(self.data_dir().join("filler"))?;
+        loop {
+            let disk = rustix::fs::fstatvfs(&file)?;
+            let free = disk.f_bavail * disk.f_frsize;
+            if free == 0 {
+                return Ok(0);
+            }
+            let flags = rustix::fs::FallocateFlags::empty();
+            match rustix::fs::fallocate(&file, flags, 0, free) {
+                Ok(()) => return Ok(free),
+                // The host took some of it in the meantime.
+                Err(rustix::io::Errno::NOSPC) => {}
+                Err(e) => return Err(e.into()),
             }
         }
-        Ok(written)
     }
 
     /// Makes room again.

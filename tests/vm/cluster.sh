@@ -1,12 +1,18 @@
 # A one-node cluster on cgroup v2, used as a user does: an image, limits, exec, the end for lack of memory, figures, stop.
 
 cluster() {
-    swarmd --data-dir /var/lib/swarmd --run-dir /run/swarmd --advertise-addr 10.99.0.1 --log warn >/tmp/swarmd.log 2>&1 &
+    with_agent verbs --data-dir /var/lib/swarmd --run-dir /run/swarmd --advertise-addr 10.99.0.1
+}
+
+with_agent() { # FUNCTION FLAG…: calls it while an agent with these flags runs
+    function=$1
+    shift
+    swarmd "$@" --log warn >"/tmp/$function.log" 2>&1 &
     agent=$!
     result=0
-    (set -e; verbs) || result=1
+    (set -e; "$function") || result=1
     kill "$agent" && wait "$agent"
-    [ "$result" = 0 ] || tail -n 40 /tmp/swarmd.log
+    [ "$result" = 0 ] || tail -n 40 "/tmp/$function.log"
     return "$result"
 }
 
@@ -58,8 +64,13 @@ verbs() {
     eventually sh -c 'swarmctl ps -a | grep greedy | grep -qi memory'
     say "ps says: $(swarmctl ps -a | grep greedy | tail -n 1)"
 
+    swarmctl run -d --name parent --memory 16m busybox sh -c 'sh -c "tail /dev/zero"; while true; do sleep 1; done' >/dev/null
+    eventually sh -c 'swarmctl ps | grep parent | grep running | grep -q "1 process was killed"'
+    say "ps says of one that goes on: $(swarmctl ps | grep parent)"
+
     swarmctl stop web >/dev/null
     eventually sh -c '! swarmctl ps | grep web | grep -q running'
+    swarmctl rm --force parent >/dev/null
     swarmctl rm web greedy mapped >/dev/null
     eventually sh -c '[ -z "$(ls -d /sys/fs/cgroup/swarmd/*/ 2>/dev/null)" ]'
     say "nothing is left in /sys/fs/cgroup/swarmd"

@@ -83,8 +83,9 @@ cp "$kernel/lib/modules/$version"/modules.* "$image/lib/modules/$version/"
 # AppArmor's own tool makes a profile what the kernel takes.
 apparmor_parser -Q -S -K -T -M /usr/share/apparmor-features/features "$here/profile" >"$image/tests/profile"
 cp "$here/init" "$image/init"
-cp "$here/cluster.sh" "$here/rootless.sh" "$here/system.sh" "$image/"
+cp "$here/cluster.sh" "$here/rootless.sh" "$here/system.sh" "$here/systemd.sh" "$here/storage.sh" "$image/"
 chmod 755 "$image/init"
+mkfs.ext4 -q -O project,quota -E quotatype=prjquota "$image/tests/quota.img" 256m
 printf 'root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/tmp/me:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$image/etc/passwd"
 printf 'root:x:0:\nme:x:1000:\nnogroup:x:65534:\n' >"$image/etc/group"
 printf '127.0.0.1 localhost vm\n' >"$image/etc/hosts"

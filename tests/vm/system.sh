@@ -1,13 +1,7 @@
 # A distribution with systemd on cgroup v2, where the tests have made its image.
 
 system() {
-    swarmd --data-dir /var/lib/system --run-dir /run/system --log warn >/tmp/system.log 2>&1 &
-    agent=$!
-    result=0
-    (set -e; distribution) || result=1
-    kill "$agent" && wait "$agent"
-    [ "$result" = 0 ] || tail -n 40 /tmp/system.log
-    return "$result"
+    with_agent distribution --data-dir /var/lib/system --run-dir /run/system
 }
 
 distribution() {

@@ -1,10 +1,11 @@
 //! The cluster's decisions as pure cores: no I/O, no clock, no randomness, no async.
 //!
 //! `command` is what may be written into the log, `state` what it comes to, `query` what is read from it. What is to
-//! be written next is decided by `orchestrator` (with `scheduler` and `restart`), `liveness`, `voters` and `reports`;
-//! what a node does to its containers by `reconciler`.
+//! be written next is decided by `orchestrator` (with `scheduler` and `restart`), `liveness`, `voters`, `departure` and
+//! `reports`; what a node does to its containers by `reconciler`.
 
 pub mod command;
+pub mod departure;
 mod ipam;
 pub mod liveness;
 pub mod orchestrator;

@@ -35,7 +35,7 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
     }
     let mut plan = Plan::default();
     let mut view = View::of(state);
-    for (id, record) in &state.services {
+    for (id, record) in state.services.iter() {
         let tasks = of_service.remove(id).unwrap_or_default();
         let mut planner = service::Planner {
             state,

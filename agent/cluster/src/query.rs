@@ -87,7 +87,7 @@ impl State {
     /// The tasks of a service, by slot and age, the newest first.
     #[must_use]
     pub fn tasks_of_service(&self, service: &Id) -> Vec<&Task> {
-        let tasks = self.tasks.values().filter(|t| t.service_id == *service);
+        let tasks = self.tasks.of_service(service);
         in_order(tasks.collect())
     }
 

@@ -40,14 +40,13 @@ pub fn actions(state: &State, node: NodeId, local: &[Task], now: Timestamp) -> V
     let here: BTreeMap<&Id, &Task> = local.iter().map(|t| (&t.id, t)).collect();
     let mut actions: Vec<Action> = (here.iter())
         .filter_map(|(id, local)| {
-            let wanted = state.tasks.get(*id).filter(|t| t.node == Some(node));
+            let wanted = state.tasks.get(id).filter(|t| t.node == Some(node));
             for_container(wanted, local)
         })
         .collect();
     let fenced = (state.nodes.get(&node)).is_none_or(|n| n.health == NodeHealth::Down);
-    let absent = state.tasks.values().filter(|t| {
-        t.node == Some(node) && !t.status.state.is_final() && !here.contains_key(&t.id)
-    });
+    let absent = (state.tasks.of_node(node))
+        .filter(|t| !t.status.state.is_final() && !here.contains_key(&t.id));
     actions.extend(absent.filter_map(|task| match task.desired {
         DesiredState::Running if fenced || task.not_before > now => None,
         DesiredState::Running => Some(Action::Run(task.clone())),
@@ -59,11 +58,8 @@ pub fn actions(state: &State, node: NodeId, local: &[Task], now: Timestamp) -> V
 /// When the next task of `node` that waits for its back-off is due, after `now`.
 #[must_use]
 pub fn next(state: &State, node: NodeId, now: Timestamp) -> Option<Timestamp> {
-    let waiting = state.tasks.values().filter(|t| {
-        t.node == Some(node)
-            && t.desired == DesiredState::Running
-            && !t.status.state.is_final()
-            && t.not_before > now
+    let waiting = state.tasks.of_node(node).filter(|t| {
+        t.desired == DesiredState::Running && !t.status.state.is_final() && t.not_before > now
     });
     waiting.map(|t| t.not_before).min()
 }

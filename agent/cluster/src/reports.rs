@@ -20,7 +20,7 @@ pub fn diff(
         return Vec::new();
     }
     let here: BTreeMap<&Id, &TaskStatus> = local.iter().map(|t| (&t.id, &t.status)).collect();
-    let own = state.tasks.values().filter(|t| t.node == Some(node));
+    let own = state.tasks.of_node(node);
     own.filter_map(|task| {
         let known = &task.status;
         let status = match here.get(&task.id) {

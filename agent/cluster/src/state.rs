@@ -4,10 +4,12 @@
 
 mod apply;
 mod images;
+mod kept;
 mod networks;
 mod nodes;
 mod plan;
 mod services;
+mod table;
 mod tasks;
 mod tokens;
 
@@ -16,14 +18,14 @@ mod tests;
 
 pub(crate) use apply::short;
 pub(crate) use images::full_name;
+pub use kept::Kept;
+pub use table::Tasks;
 pub(crate) use tasks::is_gone;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use swarm_api::model::{
-    Event, Id, Image, Network, Node, NodeId, NodeRole, Service, Task, Timestamp,
-};
+use swarm_api::model::{Event, Id, Image, Network, Node, NodeId, NodeRole, Service, Timestamp};
 
 /// The cluster's state. Serialised whole as Raft's snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -41,19 +43,48 @@ pub struct State {
     /// Kept for managers: opaque, sealed.
     pub sealed: Vec<u8>,
     /// All nodes.
-    pub nodes: BTreeMap<NodeId, Node>,
+    pub nodes: Kept<BTreeMap<NodeId, Node>>,
     /// All services.
-    pub services: BTreeMap<Id, ServiceRecord>,
+    pub services: Kept<BTreeMap<Id, Kept<ServiceRecord>>>,
     /// All tasks.
-    pub tasks: BTreeMap<Id, Task>,
+    pub tasks: Tasks,
     /// All networks.
-    pub networks: BTreeMap<Id, NetworkRecord>,
+    pub networks: Kept<BTreeMap<Id, Kept<NetworkRecord>>>,
     /// All images, by reference.
-    pub images: BTreeMap<String, ImageRecord>,
+    pub images: Kept<BTreeMap<String, Kept<ImageRecord>>>,
     /// Join tokens, by public id.
-    pub tokens: BTreeMap<String, TokenRecord>,
+    pub tokens: Kept<BTreeMap<String, TokenRecord>>,
     /// Recent events, oldest first; at most `State::EVENTS` of them.
-    pub events: std::collections::VecDeque<Event>,
+    pub events: std::collections::VecDeque<Kept<Event>>,
+    /// When what some work depends on last changed; kept beside the state.
+    #[serde(skip)]
+    pub marks: Marks,
+}
+
+/// The last entry of the log that changed what some work depends on, so that it is not done after every entry. They follow
+/// from the entries that this replica has seen, not from the state: they are neither compared nor shown.
+#[derive(Clone, Copy, Default)]
+pub struct Marks {
+    /// What the orchestrator may have to plan for.
+    pub plan: u64,
+    /// The nodes.
+    pub nodes: u64,
+    /// What hosts' networks are made from: nodes, networks, and the tasks in them.
+    pub networks: u64,
+    /// Images and who has them.
+    pub images: u64,
+}
+
+impl std::fmt::Debug for Marks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Marks").finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Marks {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
 }
 
 /// A service and what only the cluster knows of it.
@@ -118,4 +149,15 @@ pub struct TokenRecord {
 impl State {
     /// How many events are kept.
     pub const EVENTS: usize = 1024;
+
+    /// This state was taken over from a snapshot: all of it is new to who followed the one before.
+    pub fn renew(&mut self) {
+        self.tasks.renew(self.index);
+        self.marks = Marks {
+            plan: self.index,
+            nodes: self.index,
+            networks: self.index,
+            images: self.index,
+        };
+    }
 }

@@ -5,7 +5,7 @@ use crate::orchestrator;
 use crate::reconciler::{self, Action};
 use crate::reports;
 use crate::state::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use swarm_api::model::{
     Capacity, Cpus, ExitStatus, Id, Image, ImageConfig, Node, NodeId, NodeRole, Object, Restart,
     RestartPolicy, Service, ServiceChange, ServiceSpec, Task, TaskSpec, TaskState, TaskStatus,
@@ -247,4 +247,24 @@ fn task(id: Id) -> Task {
         not_before: Timestamp(0),
         created_at: Timestamp(0),
     }
+}
+
+/// A task of one of the services 1000, 1001, ….
+pub(crate) fn task_of(number: u64, service: u64, node: Option<NodeId>) -> Task {
+    Task {
+        service_id: Id::from_u64(1000 + service),
+        node,
+        ..task(Id::from_u64(number))
+    }
+}
+
+pub(crate) fn ids(numbers: &[u64]) -> BTreeSet<NodeId> {
+    numbers.iter().map(|n| NodeId(*n)).collect()
+}
+
+/// Nodes that may vote, and whether each is alive.
+pub(crate) fn managers(alive: &[u64], dead: &[u64]) -> BTreeMap<NodeId, bool> {
+    (alive.iter().map(|n| (NodeId(*n), true)))
+        .chain(dead.iter().map(|n| (NodeId(*n), false)))
+        .collect()
 }

@@ -48,6 +48,12 @@ pub trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn clear(&self) -> io::Result<()>;
 
+    /// What differs after the power was lost, so that something written may be gone that was said to be durable. Empty
+    /// where that cannot be told.
+    fn boot(&self) -> String {
+        String::new()
+    }
+
     /// `None` for a real disk, whose calls may block and are made off the async threads. A
     /// simulated disk gives the time that a write is to take: it passes on the runtime's clock,
     /// then the call is made in place, so that the order of all things stays deterministic.
@@ -64,6 +70,7 @@ pub struct DirDisk {
 
 const LOG_FILE: &str = "log.redb";
 const TEMPORARY: &str = ".tmp";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl DirDisk {
     /// The directory, which is made (mode 0700) when something is written. One that is there is
@@ -174,6 +181,13 @@ impl Disk for DirDisk {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
+    }
+
+    fn boot(&self) -> String {
+        fs::read_to_string(BOOT_ID)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     }
 }
 

@@ -43,6 +43,7 @@ mod raft;
 mod replica;
 mod ring;
 mod snapshot_file;
+mod sums;
 mod transport;
 
 pub use config::ConsensusConfig;
@@ -52,6 +53,6 @@ pub use machine::{Frozen, StateMachine};
 pub use memory::{MemoryDisk, SyncCount};
 pub use observe::{ObserveItem, ObserveStream};
 pub use observer::{Dial, DialError, Observer, ObserverConfig};
-pub use raft::{Consensus, Proposed, Role, Status};
+pub use raft::{Consensus, Group, Proposed, Role, Status};
 pub use replica::{Replica, ReplicaConfig, ReplicaSnapshot};
 pub use transport::{MessageKind, RaftTransport, TransportError};

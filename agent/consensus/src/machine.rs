@@ -15,6 +15,13 @@ pub trait StateMachine: Send + Sync + 'static {
     /// the proposer. Every command has an index of its own; an index is never applied twice.
     fn apply(&self, index: u64, command: &Bytes) -> Bytes;
 
+    /// The command of an entry that was applied, as it is to be kept for observers. Many replicas in one process may keep
+    /// the same.
+    fn keep(&self, index: u64, command: Bytes) -> Bytes {
+        let _ = index;
+        command
+    }
+
     /// A copy of the state as it is now, cheap to take; turning it into bytes is left to the
     /// returned closure.
     fn freeze(&self) -> Frozen;

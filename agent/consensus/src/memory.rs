@@ -42,6 +42,7 @@ struct Inner {
 struct Log {
     /// Storage opened before the last crash must not write any more.
     generation: u64,
+    crashes: u64,
     durable: Vec<u8>,
     current: Vec<u8>,
 }
@@ -58,6 +59,7 @@ impl MemoryDisk {
     pub fn crash(&self) {
         let mut log = lock(&self.inner.log);
         log.generation += 1;
+        log.crashes += 1;
         log.current = log.durable.clone();
     }
 
@@ -138,10 +140,15 @@ impl Disk for MemoryDisk {
         let mut log = lock(&self.inner.log);
         *log = Log {
             generation: log.generation + 1,
+            crashes: log.crashes,
             ..Log::default()
         };
         lock(&self.inner.files).clear();
         Ok(())
+    }
+
+    fn boot(&self) -> String {
+        lock(&self.inner.log).crashes.to_string()
     }
 
     fn simulated(&self) -> Option<Duration> {

@@ -33,6 +33,8 @@ pub struct ObserverConfig {
     pub retry_max: Duration,
     /// The durable copy is written at most this often, and only after a change. Default 10 s.
     pub cache_interval: Duration,
+    /// And it takes no more of the disk than this, in bytes per second, however large it is. Default 128 KiB.
+    pub cache_rate: u32,
 }
 
 impl Default for ObserverConfig {
@@ -43,6 +45,7 @@ impl Default for ObserverConfig {
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(3),
             cache_interval: Duration::from_secs(10),
+            cache_rate: 128 * 1024,
         }
     }
 }
@@ -95,7 +98,7 @@ impl Observer {
         let cached = store.load().await?;
         Ok(Self {
             follow: tokio::spawn(follow(replica, dial, config)),
-            cache: tokio::spawn(store.clone().keep(cached, config.cache_interval)),
+            cache: tokio::spawn(store.clone().keep(cached, config)),
             store,
         })
     }
@@ -110,7 +113,7 @@ impl Observer {
         if self.store.replica.fed_by_raft() || self.store.replica.applied_index() == 0 {
             return Ok(());
         }
-        self.store.save().await.map(|_| ())
+        self.store.save().await.map(drop)
     }
 }
 
@@ -248,19 +251,22 @@ impl Cache {
         }
     }
 
-    async fn save(&self) -> Result<u64, Error> {
+    /// Says of what index the copy is, and how long.
+    async fn save(&self) -> Result<(u64, usize), Error> {
         let (index, frozen) = self.replica.freeze();
         let body = serialise(frozen).await;
+        let length = body.len();
         disk::run(&self.disk, move |disk| {
             let header = index.to_le_bytes();
             disk.write_atomic(CACHE_FILE, &Encoded::new(&header, &body).parts())
         })
         .await
         .map_err(|e| Error::Storage(format!("writing {CACHE_FILE}: {e}")))?;
-        Ok(index)
+        Ok((index, length))
     }
 
-    async fn keep(self, mut cached: u64, interval: Duration) {
+    async fn keep(self, mut cached: u64, config: ObserverConfig) {
+        let mut interval = config.cache_interval;
         let mut applied = self.replica.watch_applied();
         let mut feed = self.replica.watch_feed();
         loop {
@@ -272,7 +278,12 @@ impl Cache {
                 continue;
             }
             match self.save().await {
-                Ok(index) => cached = index,
+                Ok((index, length)) => {
+                    cached = index;
+                    let rate = f64::from(config.cache_rate.max(1));
+                    let time = Duration::from_secs_f64(length as f64 / rate);
+                    interval = config.cache_interval.max(time);
+                }
                 Err(e) => tracing::warn!("the replica is not cached: {e}"),
             }
         }

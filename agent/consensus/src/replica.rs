@@ -291,7 +291,10 @@ impl Replica {
             None => Bytes::new(),
         };
         state.applied = index;
-        state.ring.push(index, command);
+        let machine = &self.shared.machine;
+        state
+            .ring
+            .push(index, command.map(|command| machine.keep(index, command)));
         Ok(outcome)
     }
 

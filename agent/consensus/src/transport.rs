@@ -40,4 +40,9 @@ pub trait RaftTransport: Send + Sync + 'static {
         kind: MessageKind,
         body: Bytes,
     ) -> Result<Bytes, TransportError>;
+
+    /// The other nodes that are known, as far as that is not from the log.
+    fn others(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }

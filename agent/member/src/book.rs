@@ -4,7 +4,7 @@
 use crate::identity;
 use crate::machine::Machine;
 use crate::world::World;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use swarm_api::Result;
@@ -87,6 +87,16 @@ impl Book {
                 .find(|m| m.node == node.0)
                 .is_none_or(|m| m.state.is_active())
         })
+    }
+
+    /// The nodes that gossip knows and takes not to be there.
+    pub(crate) fn seem_dead(&self) -> BTreeSet<NodeId> {
+        let Some(membership) = self.membership.get() else {
+            return BTreeSet::new();
+        };
+        let members = membership.members();
+        let dead = members.iter().filter(|m| !m.state.is_active());
+        dead.map(|m| NodeId(m.node)).collect()
     }
 
     /// Writes the addresses down if they have changed.

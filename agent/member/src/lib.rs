@@ -4,8 +4,8 @@
 //! - identity and trust: `identity` (what is on the disk), `authority` (the CA and what certificates say), `token`, `tls`;
 //! - the wire: `listener` and `guard` (coming in), `links` and `book` (going out), `wire` (errors);
 //! - what peers are answered: `services`, `admission` (the entrance), `permits` (who may propose what);
-//! - what is around it and handed in: `world` (network, disk, clock, random numbers);
-//! - taking part: `machine` (the replicated state), `observe`, `propose`, `read`, `start`, `join`, `departure`, `upkeep`.
+//! - what is around it and handed in: `world` (network, disk, clock, random numbers); `shared` (for many in one process);
+//! - taking part: `machine` (the replicated state), `observe` and `fanout`, `propose`, `read`, `start`, `join`, `departure`, `upkeep`.
 //!
 //! # Trust
 //! - Everything between members is mutual TLS 1.3 under the cluster's own CA. A certificate says cluster, role and node id,
@@ -33,6 +33,7 @@ mod authority;
 mod book;
 mod config;
 mod departure;
+mod fanout;
 mod guard;
 mod identity;
 mod join;
@@ -46,6 +47,7 @@ mod propose;
 mod read;
 mod seldom;
 mod services;
+mod shared;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -57,7 +59,9 @@ mod world;
 
 pub use config::MemberConfig;
 pub use guard::caller_node;
+pub use machine::StateGuard;
 pub use member::{Member, MemberStatus};
+pub use shared::Shared;
 pub use world::{
     BoxStream, Clock, Datagrams, Entropy, Network, Storage, Stream, StreamListener, World,
 };

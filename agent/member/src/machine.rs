@@ -3,12 +3,15 @@
 //! agree on beside the state: which proposals were carried out (so that one that is tried again is not carried out
 //! twice), and which nodes were taken out (their certificates are good for nothing from then on).
 
+use crate::shared::{Content, Shared, Step};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use swarm_api::model::{NodeId, Timestamp};
+use swarm_cluster::state::Kept;
 use swarm_cluster::{Change, Command, Outcome, State};
 use swarm_consensus::{Frozen, StateMachine};
 
@@ -54,14 +57,28 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Outcome {
 /// The replica's state.
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
-    state: RwLock<State>,
-    beside: Mutex<Beside>,
+    // Behind `Arc`, so that a snapshot is taken at once. A change while one is written down copies the parts it touches.
+    state: RwLock<Arc<State>>,
+    beside: Mutex<Arc<Beside>>,
+    shared: Option<Shared>,
+}
+
+/// The state as it is now, for as long as it is held.
+#[derive(Debug)]
+pub struct StateGuard<'a>(RwLockReadGuard<'a, Arc<State>>);
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
 }
 
 /// What is agreed on beside the state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Beside {
-    done: VecDeque<Done>,
+pub(crate) struct Beside {
+    done: VecDeque<Kept<Done>>,
     /// Proposals up to this entry may be forgotten.
     forgotten: u64,
     revoked: BTreeMap<NodeId, Timestamp>,
@@ -76,9 +93,39 @@ struct Done {
 }
 
 impl Machine {
+    /// An empty one, which shares what it comes to with others of this process, if so.
+    pub(crate) fn new(shared: Option<Shared>) -> Self {
+        Self {
+            shared,
+            ..Self::default()
+        }
+    }
+
     /// The state as it is now. Held briefly, and never over an await.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn read(&self) -> StateGuard<'_> {
+        StateGuard(self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn content(&self) -> Content {
+        let beside = Arc::clone(&self.beside());
+        let state = Arc::clone(&self.read().0);
+        Content { state, beside }
+    }
+
+    fn put(&self, content: Content) {
+        *self.beside() = content.beside;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = content.state;
+    }
+
+    fn apply_here(&self, index: u64, command: &Bytes) -> Bytes {
+        match Proposal::decode(command) {
+            Ok(proposal) => self.carry_out(index, &proposal).into(),
+            // An entry of a newer version: skipped alike on every node of this version.
+            Err(e) => encode_outcome(&Err(swarm_api::Error::Unsupported(format!(
+                "entry {index} of the log cannot be carried out: {e}"
+            ))))
+            .into(),
+        }
     }
 
     /// What a proposal came to, and at which index, if it is in the state and not forgotten.
@@ -93,7 +140,7 @@ impl Machine {
         self.beside().revoked.contains_key(&node)
     }
 
-    fn beside(&self) -> MutexGuard<'_, Beside> {
+    fn beside(&self) -> MutexGuard<'_, Arc<Beside>> {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,11 +157,11 @@ impl Machine {
                 index - proposal.since
             ))));
         }
-        let outcome = self
-            .state
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .apply(index, &proposal.command);
+        let outcome = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut state).apply(index, &proposal.command)
+        };
+        let beside = Arc::make_mut(&mut beside);
         if outcome.is_ok() {
             beside.note(&proposal.command);
         }
@@ -130,11 +177,12 @@ impl Machine {
 
 impl Beside {
     fn find(&self, id: u128) -> Option<&Done> {
-        self.done.iter().rev().find(|done| done.id == id)
+        let mut newest_first = self.done.iter().rev().map(|done| &**done);
+        newest_first.find(|done| done.id == id)
     }
 
     fn remember(&mut self, done: Done) {
-        self.done.push_back(done);
+        self.done.push_back(done.into());
         while self.done.len() > REMEMBERED {
             if let Some(oldest) = self.done.pop_front() {
                 self.forgotten = oldest.index;
@@ -164,35 +212,64 @@ fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
 
 impl StateMachine for Machine {
     fn apply(&self, index: u64, command: &Bytes) -> Bytes {
-        match Proposal::decode(command) {
-            Ok(proposal) => self.carry_out(index, &proposal).into(),
-            // An entry of a newer version: skipped alike on every node of this version.
-            Err(e) => encode_outcome(&Err(swarm_api::Error::Unsupported(format!(
-                "entry {index} of the log cannot be carried out: {e}"
-            ))))
-            .into(),
+        let Some(shared) = &self.shared else {
+            return self.apply_here(index, command);
+        };
+        let step = shared.step(index, command, || {
+            let outcome = self.apply_here(index, command);
+            Step {
+                command: Some(command.clone()),
+                content: self.content(),
+                outcome,
+            }
+        });
+        self.put(step.content);
+        step.outcome
+    }
+
+    fn keep(&self, index: u64, command: Bytes) -> Bytes {
+        match &self.shared {
+            Some(shared) => shared.keep(index, command),
+            None => command,
         }
     }
 
     fn freeze(&self) -> Frozen {
-        let beside = self.beside().clone();
-        let state = self.read().clone();
-        Box::new(move || match postcard::to_stdvec(&(state, beside)) {
-            Ok(bytes) => bytes.into(),
-            Err(e) => {
-                tracing::error!("cannot encode the state for a snapshot: {e}");
-                Bytes::new()
-            }
-        })
+        let content = self.content();
+        match self.shared.clone() {
+            Some(shared) => Box::new(move || shared.encode(content, encode)),
+            None => Box::new(move || encode(&content)),
+        }
     }
 
-    fn restore(&self, _index: u64, snapshot: &[u8]) -> Result<(), String> {
-        let (state, beside): (State, Beside) =
-            postcard::from_bytes(snapshot).map_err(|e| e.to_string())?;
-        *self.beside() = beside;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    fn restore(&self, index: u64, snapshot: &[u8]) -> Result<(), String> {
+        let content = match &self.shared {
+            Some(shared) => shared.restore(index, || decode(snapshot))?,
+            None => decode(snapshot)?,
+        };
+        self.put(content);
         Ok(())
     }
+}
+
+fn encode(content: &Content) -> Bytes {
+    match postcard::to_stdvec(&(&*content.state, &*content.beside)) {
+        Ok(bytes) => bytes.into(),
+        Err(e) => {
+            tracing::error!("cannot encode the state for a snapshot: {e}");
+            Bytes::new()
+        }
+    }
+}
+
+fn decode(snapshot: &[u8]) -> Result<Content, String> {
+    let (mut state, beside): (State, Beside) =
+        postcard::from_bytes(snapshot).map_err(|e| e.to_string())?;
+    state.renew();
+    Ok(Content {
+        state: Arc::new(state),
+        beside: Arc::new(beside),
+    })
 }
 
 #[cfg(test)]
@@ -243,6 +320,41 @@ mod tests {
         assert_eq!(again.apply(3, &proposal(2, 1, token(1))), first);
         assert_eq!(*again.read(), before);
         assert_eq!(again.outcome_of(2).unwrap().0, 2);
+    }
+
+    #[test]
+    fn replicas_of_one_process_may_share_what_they_come_to_and_are_as_others() {
+        let shared = Shared::default();
+        let [one, two] = [(); 2].map(|()| Machine::new(Some(shared.clone())));
+        let alone = Machine::default();
+        let entries = [init(), token(1), token(1), token(2)].map(|change| proposal(1, 0, change));
+        let entries = (1..).zip(entries).map(|(index, bytes)| {
+            let mut proposal = Proposal::decode(&bytes).unwrap();
+            (proposal.id, proposal.since) = (index.into(), index - 1);
+            (index, proposal.encode().unwrap())
+        });
+        for (index, command) in entries {
+            let expected = alone.apply(index, &command);
+            assert_eq!(one.apply(index, &command), expected);
+            // A copy, as it comes from elsewhere.
+            let copy = Bytes::copy_from_slice(&command);
+            assert_eq!(two.apply(index, &copy), expected);
+            assert_eq!(
+                two.keep(index, copy).as_ptr(),
+                one.keep(index, command).as_ptr()
+            );
+        }
+        assert_eq!(*two.read(), *alone.read());
+        assert!(Arc::ptr_eq(&one.read().0, &two.read().0));
+        assert_eq!(one.freeze()(), alone.freeze()());
+        // One that comes later finds the same by the snapshot, and one that went another way does not.
+        let late = Machine::new(Some(shared));
+        late.restore(4, &one.freeze()()).unwrap();
+        assert!(Arc::ptr_eq(&late.read().0, &two.read().0));
+        late.apply(5, &proposal(5, 4, token(3)));
+        two.apply(5, &proposal(6, 4, token(4)));
+        assert!(late.read().tokens.contains_key("t3") && !late.read().tokens.contains_key("t4"));
+        assert!(two.read().tokens.contains_key("t4") && !two.read().tokens.contains_key("t3"));
     }
 
     #[test]

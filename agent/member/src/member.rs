@@ -5,10 +5,11 @@ use crate::MemberConfig;
 use crate::authority::Authority;
 use crate::book::Book;
 use crate::config::Tuning;
+use crate::departure::Departing;
 use crate::identity::{self, Identity};
 use crate::links::{Lane, Links};
 use crate::listener::Listener;
-use crate::machine::Machine;
+use crate::machine::{Machine, StateGuard};
 use crate::observe::{Group, Heard};
 use crate::read::Asking;
 use crate::tls::Tls;
@@ -18,12 +19,12 @@ use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::control::Token;
 use swarm_api::model::{NodeId, NodeRole, Read, Timestamp};
 use swarm_api::{Error, Result};
-use swarm_cluster::{Change, State};
+use swarm_cluster::Change;
 use swarm_consensus::{Consensus, Observer, Replica, Role};
 use swarm_discovery::membership::Membership;
 use tokio::sync::{mpsc, watch};
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) reads: mpsc::UnboundedSender<Asking>,
     /// Held by who changes the voters: what one decides must not be carried out after another's.
     pub(crate) voting: tokio::sync::Mutex<()>,
+    /// Who asks this node, as the leader, to be let go.
+    pub(crate) departing: Departing,
     pub(crate) stop: CancellationToken,
     pub(crate) running: tokio::sync::Mutex<Option<Running>>,
 }
@@ -89,6 +92,9 @@ pub struct MemberStatus {
     pub has_quorum: bool,
     /// What is wrong with this node: its disk, or that others refuse it.
     pub failure: Option<String>,
+    /// Voters whose disks lost what they had said to be durable, as far as this node knows. They count for nothing until
+    /// they have been taken out of the voters; then they begin anew by themselves.
+    pub lost: BTreeSet<NodeId>,
     /// How long ago the state here was last known to be up to date.
     pub staleness: Option<Duration>,
 }
@@ -146,7 +152,7 @@ impl Member {
     }
 
     /// The state as it is here. Held briefly, and never over an await.
-    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub fn state(&self) -> StateGuard<'_> {
         self.inner.machine.read()
     }
 
@@ -194,6 +200,9 @@ impl Member {
             // One that was taken out of the voters may not have heard of it: it observes.
             has_quorum: (raft.as_ref()).is_some_and(|r| votes && r.has_quorum)
                 || (leader.is_some() && staleness.is_some_and(|age| age < FRESH)),
+            lost: (raft.iter().flat_map(|r| &r.lost).copied())
+                .map(NodeId)
+                .collect(),
             failure: raft.and_then(|r| r.failure).or(group.refusal),
             staleness,
         }
@@ -248,6 +257,12 @@ impl Member {
             .change_voters(voters)
             .await
             .map_err(unavailable)
+    }
+
+    /// Who asks this node at the moment, as the leader, to be let go: they are given no vote.
+    #[must_use]
+    pub fn departing(&self) -> BTreeSet<NodeId> {
+        self.inner.departing.get()
     }
 
     /// Hands the leadership over to another voter, if this node leads.

@@ -1,6 +1,7 @@
 //! How this node's consensus reaches others: Raft's messages, and following the log of a node that serves it.
 
 use crate::book::Book;
+use crate::fanout;
 use crate::guard::TAKEN_OUT;
 use crate::links::{Lane, Links, root_cause};
 use crate::wire::MAX_MESSAGE;
@@ -23,8 +24,6 @@ use tonic::{Code, Status};
 const PIECE: usize = 512 * 1024;
 /// The longest item that is taken from a peer.
 const MAX_ITEM: usize = 512 << 20;
-/// Up to this many nodes, all others follow managers; beyond, everybody serves.
-const SMALL: usize = 64;
 
 /// What was heard of the Raft group from others; for nodes that are not in it.
 #[derive(Default)]
@@ -78,7 +77,7 @@ impl Heard {
 }
 
 /// Raft's messages over the links.
-pub(crate) struct Transport(pub(crate) Arc<Links>);
+pub(crate) struct Transport(pub(crate) Arc<Links>, pub(crate) Arc<Book>);
 
 #[async_trait]
 impl RaftTransport for Transport {
@@ -109,6 +108,10 @@ impl RaftTransport for Transport {
             Err(_) => Err(failed(format!("no answer within {deadline:?}"))),
         }
     }
+
+    fn others(&self) -> Vec<u64> {
+        self.1.others().into_keys().map(|node| node.0).collect()
+    }
 }
 
 /// Chooses whom to follow.
@@ -121,25 +124,25 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Whom to try, in this order: those that seem alive first; managers first in a small cluster; else spread.
+    /// Whom to try, in this order.
     fn candidates(&self) -> Vec<NodeId> {
-        let mut nodes: Vec<NodeId> = self.book.others().into_keys().collect();
-        let small = nodes.len() <= SMALL;
-        nodes.sort_by_cached_key(|node| {
-            let dead = !self.book.seems_alive(*node);
-            let worker = small && (self.roles)(*node) == Some(NodeRole::Worker);
-            (dead, worker, spread(self.own, *node))
-        });
-        nodes
+        let nodes: Vec<NodeId> = self.book.others().into_keys().collect();
+        let dead = self.book.seem_dead();
+        let (dead, alive) = nodes.iter().partition(|node| dead.contains(*node));
+        let voters = self.heard.get().voters;
+        let roots = if voters.is_empty() {
+            let manages = |node: &&NodeId| (self.roles)(**node) == Some(NodeRole::Manager);
+            nodes
+                .iter()
+                .chain([&self.own])
+                .filter(manages)
+                .copied()
+                .collect()
+        } else {
+            voters.into_iter().map(NodeId).collect()
+        };
+        fanout::candidates(self.own, &roots, &alive, &dead)
     }
-}
-
-/// A number that differs for each pair, so that followers spread evenly (rendezvous hashing).
-fn spread(own: NodeId, other: NodeId) -> u64 {
-    let hash = crate::token::sha256(&[own.0.to_be_bytes(), other.0.to_be_bytes()].concat());
-    hash[..8]
-        .iter()
-        .fold(0, |n, byte| (n << 8) | u64::from(*byte))
 }
 
 #[async_trait]

@@ -4,6 +4,8 @@ use crate::admission::EntranceService;
 use crate::authority::{self, Authority};
 use crate::book::{self, Book};
 use crate::config::Tuning;
+use crate::departure::Departing;
+use crate::fanout;
 use crate::guard::GuardLayer;
 use crate::identity::{Blob, Identity, RAFT, Secrets};
 use crate::links::Links;
@@ -194,7 +196,7 @@ pub(crate) async fn start(
         }
         _ => None,
     };
-    let machine = Arc::new(Machine::default());
+    let machine = Arc::new(Machine::new(world.shared.clone()));
     let replica = Replica::new(
         Arc::clone(&machine) as Arc<dyn StateMachine>,
         ReplicaConfig::default(),
@@ -204,7 +206,7 @@ pub(crate) async fn start(
     let membership = gossip(
         &config,
         &identity,
-        known.values().copied().collect(),
+        fanout::seeds(own, &known),
         sockets.datagrams,
     )?;
     let book = Arc::new(Book::new(own, Arc::clone(&machine), known));
@@ -227,7 +229,7 @@ pub(crate) async fn start(
     let consensus = match identity.role {
         NodeRole::Worker => None,
         NodeRole::Manager => {
-            let transport = Arc::new(Transport(Arc::clone(&links)));
+            let transport = Arc::new(Transport(Arc::clone(&links), Arc::clone(&book)));
             let config = ConsensusConfig {
                 seed: u64::from_be_bytes(world.random()?),
                 ..ConsensusConfig::new(own.0)
@@ -254,7 +256,7 @@ pub(crate) async fn start(
     .await
     .map_err(opened)?;
     // The replica may know more seeds than the address book did.
-    let _ = membership.join(book.others().into_values().collect());
+    let _ = membership.join(fanout::seeds(own, &book.others()));
 
     let cluster = identity.cluster.clone();
     let routes = config.routes.clone();
@@ -274,6 +276,7 @@ pub(crate) async fn start(
         heard,
         reads,
         voting: tokio::sync::Mutex::default(),
+        departing: Departing::default(),
         stop: CancellationToken::new(),
         running: tokio::sync::Mutex::new(None),
     });

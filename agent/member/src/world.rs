@@ -5,6 +5,7 @@
 //! It must not know what is sent, kept or drawn. What TLS draws by itself (nonces, ephemeral keys) is the system's: it
 //! decides nothing and changes no length.
 
+use crate::shared::Shared;
 use async_trait::async_trait;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::io;
@@ -31,6 +32,8 @@ pub struct World {
     pub clock: Clock,
     /// Gives random numbers.
     pub entropy: Arc<dyn Entropy>,
+    /// What its replica shares with others of this process; nothing but in a simulation.
+    pub shared: Option<Shared>,
 }
 
 /// Tells the wall clock's time.
@@ -125,6 +128,7 @@ impl World {
             storage: Arc::new(Directory(data_dir.into())),
             clock: Arc::new(system_time),
             entropy: Arc::new(SystemRandom::new()),
+            shared: None,
         }
     }
 

@@ -82,7 +82,7 @@ fn events_after(state: &State, index: u64) -> Result<VecDeque<Event>> {
     }
     complete_after(state, index)?;
     let newest_first = state.events.iter().rev().take_while(|e| e.index > index);
-    let mut found: VecDeque<Event> = newest_first.cloned().collect();
+    let mut found: VecDeque<Event> = newest_first.map(|e| Event::clone(e)).collect();
     found.make_contiguous().reverse();
     Ok(found)
 }
@@ -116,7 +116,7 @@ mod tests {
             attributes: Default::default(),
         };
         State {
-            events: indices.into_iter().map(event).collect(),
+            events: indices.into_iter().map(|n| event(n).into()).collect(),
             ..State::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Images: unpacked by the node that was asked, and then known to the whole cluster, with who has them.
 
 use crate::runtime::Runtime;
+use crate::share::Fetcher;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
@@ -24,23 +25,45 @@ pub(super) async fn import(
     let reference: ImageReference = name.parse()?;
     let before = host.image(&reference);
     let image = host.import_image(name, config, archive).await?;
-    let change = Change::PutImage {
-        image: image.clone(),
-        node: member.id(),
-    };
-    match member.propose(change).await {
-        Ok(_) => Ok(image),
+    match make_known(member, &image, member.id(), "import").await {
+        Ok(()) => Ok(image),
         // It may still be carried out; then the layers must be here.
-        Err(why) if why.is_transient() => Err(why.context(format!(
-            "image {reference} is on this node, but the cluster may not know it yet; import it again once it answers"
-        ))),
+        Err(why) if why.is_transient() => Err(why),
         Err(why) => {
             if let Err(left) = undo(host, &reference, before).await {
                 tracing::warn!(%reference, %left, "an image that the cluster refused stays on this node");
             }
-            Err(why.context(format!("cannot make image {reference} known to the cluster")))
+            Err(why)
         }
     }
+}
+
+/// Tells the cluster that `node` has the image. `verb` is what brought it there, and would once more.
+pub(super) async fn make_known(
+    member: &Member,
+    image: &Image,
+    node: NodeId,
+    verb: &str,
+) -> Result<()> {
+    let change = Change::PutImage {
+        image: image.clone(),
+        node,
+    };
+    let known = member.propose(change).await.map(drop);
+    known.map_err(|why: Error| {
+        let reference = &image.reference;
+        if !why.is_transient() {
+            return why.context(format!("cannot make image {reference} known to the cluster"));
+        }
+        let name = member.state().nodes.get(&node).map(|n| n.name.clone());
+        let place = match name {
+            Some(name) if node != member.id() => format!("node {name}"),
+            _ => "this node".into(),
+        };
+        why.context(format!(
+            "image {reference} is on {place}, but the cluster may not know it yet; {verb} it again once it answers"
+        ))
+    })
 }
 
 /// Gets an image from its registry, on this node, and makes it known; unless the cluster knows it, and `options` are
@@ -96,26 +119,12 @@ pub(super) async fn pull(
         async move {
             let event = event?;
             if let PullEvent::Done(image) = &event {
-                make_known(&member, image, member.id()).await?;
+                make_known(&member, image, member.id(), "pull").await?;
             }
             Ok(event)
         }
     });
     Ok(made_known.boxed())
-}
-
-async fn make_known(member: &Member, image: &Image, node: NodeId) -> Result<()> {
-    let change = Change::PutImage {
-        image: image.clone(),
-        node,
-    };
-    let known = member.propose(change).await.map(drop);
-    known.map_err(|e: Error| {
-        e.context(format!(
-            "image {} is on the node, but the cluster may not know it yet; pull it again once it answers",
-            image.reference
-        ))
-    })
 }
 
 /// Has all other nodes that are ready get the image as well, as soon as `own`, this node's pull, says which manifest its
@@ -163,7 +172,7 @@ async fn pull_everywhere(
                 }
                 match event {
                     PullEvent::Done(done) => {
-                        make_known(member, &done, member.id()).await?;
+                        make_known(member, &done, member.id(), "pull").await?;
                         image = Some(done);
                     }
                     event => {
@@ -216,7 +225,7 @@ async fn pull_on(
         let mut events = peer.pull_image(name.to_owned(), options).await?;
         while let Some(event) = events.next().await {
             if let PullEvent::Done(image) = event? {
-                return make_known(member, &image, node).await;
+                return make_known(member, &image, node, "pull").await;
             }
         }
         Err(Error::Unavailable("it broke off pulling it".into()))
@@ -237,64 +246,28 @@ pub(super) async fn load(
 ) -> Result<Vec<Image>> {
     let images = host.load_images(name, archive).await?;
     for image in &images {
-        let (image, node) = (image.clone(), member.id());
-        let reference = image.reference.clone();
-        member.propose(Change::PutImage { image, node }).await.map_err(|e: Error| {
-            e.context(format!("image {reference} is on this node, but the cluster may not know it yet; load it again once it answers"))
-        })?;
+        make_known(member, image, member.id(), "load").await?;
     }
     Ok(images)
 }
 
-/// Images as one archive. Layers that are not on this node are fetched from those that have them.
+/// Images as one archive. What is not on this node of them is brought here first.
 pub(super) async fn save(
     member: &Member,
     host: &dyn Runtime,
+    fetcher: &Fetcher,
     names: Vec<String>,
 ) -> Result<BoxStream<Result<Bytes>>> {
+    // Another node may have made one known just now. Without a quorum, what this one knows is all there is.
+    let _ = member.read(Read::Linearizable).await;
     for name in &names {
         let reference: ImageReference = name.parse()?;
-        let record = member.state().images.get(&reference.to_string()).cloned();
-        let record = record
+        let known = member.state().images.get(&reference.to_string()).cloned();
+        let record = known
             .ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))?;
-        bring(member, host, &record).await?;
+        fetcher.bring(&record.image, |_| ()).await?;
     }
     host.save_images(names).await
-}
-
-/// Has an image on this node; what is not there is fetched from those that have it.
-pub(super) async fn bring(member: &Member, host: &dyn Runtime, record: &ImageRecord) -> Result<()> {
-    let here = host.image(&record.image.reference);
-    if here.is_some_and(|here| here.digest == record.image.digest) {
-        return Ok(());
-    }
-    for digest in host.missing_layers(&record.image) {
-        fetch(member, host, record, &digest).await?;
-    }
-    host.put_image(record.image.clone()).await
-}
-
-async fn fetch(
-    member: &Member,
-    host: &dyn Runtime,
-    record: &ImageRecord,
-    digest: &str,
-) -> Result<()> {
-    let mut last = Error::Unavailable(format!("no node has the layer {digest}"));
-    for node in record.nodes.iter().filter(|n| **n != member.id()) {
-        let given = async {
-            let peer = swarm_api::grpc::Client::from_channel(member.connect(*node).await?);
-            let layer = peer.export_layer(digest.to_owned()).await?;
-            host.put_layer(digest, layer).await
-        };
-        match given.await {
-            Ok(()) => return Ok(()),
-            Err(why) => {
-                last = why.context(format!("cannot get the layer {digest} from node {node}"));
-            }
-        }
-    }
-    Err(last)
 }
 
 /// The image of that name, where a node that lives has it.
@@ -385,7 +358,9 @@ mod tests {
                 image: image.clone(),
                 nodes: BTreeSet::from([NodeId(*node)]),
             };
-            state.images.insert(image.reference.to_string(), record);
+            state
+                .images
+                .insert(image.reference.to_string(), record.into());
         }
         state
     }

@@ -167,9 +167,7 @@ fn of<'a>(
 ) -> Box<dyn Iterator<Item = &'a Task> + Send + 'a> {
     match target {
         names::Target::Task(id) => Box::new(state.tasks.get(id).into_iter()),
-        names::Target::Service(id) => {
-            Box::new(state.tasks.values().filter(move |t| t.service_id == *id))
-        }
+        names::Target::Service(id) => Box::new(state.tasks.of_service(id)),
     }
 }
 

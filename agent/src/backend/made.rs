@@ -4,6 +4,7 @@
 use super::nodes::blame;
 use super::{Cluster, attach, images, names};
 use crate::runtime::Runtime;
+use crate::share::Fetcher;
 use swarm_api::backend::{CommitOptions, PushEvent};
 use swarm_api::model::{HistoryEntry, Image, ImageReference, NodeHealth, NodeId, TaskState};
 use swarm_api::{BoxStream, Error, Result};
@@ -80,17 +81,7 @@ impl Cluster {
             .backend
             .commit(task.id.to_string(), name.to_owned(), options);
         let image = made.await.map_err(|e| blame(on.name(), e))?;
-        let change = Change::PutImage {
-            image: image.clone(),
-            node,
-        };
-        self.member.propose(change).await.map_err(|e: Error| {
-            e.context(format!(
-                "image {} is on node {}, but the cluster may not know it yet; make it again once it answers",
-                image.reference,
-                on.name()
-            ))
-        })?;
+        images::make_known(&self.member, &image, node, "make").await?;
         Ok(image)
     }
 
@@ -98,12 +89,13 @@ impl Cluster {
     pub(super) async fn push_image(
         &self,
         host: &dyn Runtime,
+        fetcher: &Fetcher,
         name: &str,
         to: Option<String>,
     ) -> Result<BoxStream<Result<PushEvent>>> {
         self.fresh().await?;
         let record = known(&self.member.state(), name)?;
-        images::bring(&self.member, host, &record).await?;
+        fetcher.bring(&record.image, |_| ()).await?;
         host.push_image(record.image.reference.to_string(), to)
             .await
     }
@@ -111,7 +103,8 @@ impl Cluster {
 
 fn known(state: &State, name: &str) -> Result<ImageRecord> {
     let reference: ImageReference = name.parse()?;
-    let record = state.images.get(&reference.to_string()).cloned();
+    let record = state.images.get(&reference.to_string());
+    let record = record.map(|record| ImageRecord::clone(record));
     record.ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))
 }
 

@@ -26,6 +26,7 @@ mod usage;
 pub use images::announce_images;
 
 use crate::runtime::Runtime;
+use crate::share::Fetcher;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -46,16 +47,18 @@ use swarm_member::Member;
 pub struct ClusterBackend {
     cluster: Cluster,
     host: Arc<dyn Runtime>,
+    fetcher: Arc<Fetcher>,
 }
 
 impl ClusterBackend {
-    /// A backend that knows what `member` knows, and drives `host` for the tasks of this node.
+    /// A backend that knows what `member` knows, and drives `host` for the tasks of this node. Images come here by `fetcher`.
     #[must_use]
-    pub fn new(member: Member, host: Arc<dyn Runtime>) -> Self {
+    pub fn new(member: Member, host: Arc<dyn Runtime>, fetcher: Arc<Fetcher>) -> Self {
         let local: Arc<dyn Backend> = Arc::clone(&host) as Arc<dyn Backend>;
         Self {
             cluster: Cluster { member, local },
             host,
+            fetcher,
         }
     }
 }
@@ -180,7 +183,13 @@ impl Backend for ClusterBackend {
     }
 
     async fn save_images(&self, names: Vec<String>) -> Result<BoxStream<Result<Bytes>>> {
-        images::save(&self.cluster.member, self.host.as_ref(), names).await
+        images::save(
+            &self.cluster.member,
+            self.host.as_ref(),
+            &self.fetcher,
+            names,
+        )
+        .await
     }
 
     async fn image_history(&self, name: String) -> Result<Vec<HistoryEntry>> {
@@ -192,7 +201,10 @@ impl Backend for ClusterBackend {
         name: String,
         to: Option<String>,
     ) -> Result<BoxStream<Result<PushEvent>>> {
-        self.cluster.push_image(self.host.as_ref(), &name, to).await
+        let host = self.host.as_ref();
+        self.cluster
+            .push_image(host, &self.fetcher, &name, to)
+            .await
     }
 
     async fn commit(&self, task: String, name: String, options: CommitOptions) -> Result<Image> {

@@ -38,7 +38,7 @@ pub(super) fn expected_task(state: &State, name: &str) -> Result<Option<Task>> {
     let coming = id.and_then(|id| {
         let record = state.services.get(&id)?;
         let wanted = !record.removing && (1..=record.service.spec.replicas).contains(&slot?);
-        let none_yet = !(state.tasks.values()).any(|t| t.service_id == id && Some(t.slot) == slot);
+        let none_yet = !(state.tasks.of_service(&id)).any(|t| Some(t.slot) == slot);
         (wanted && none_yet).then_some(())
     });
     coming.map(|()| None).ok_or(why)
@@ -89,13 +89,14 @@ pub(super) fn lookup(state: &State, name: &str) -> Result<Lookup> {
 }
 
 fn service_record(state: &State, name: &str) -> Option<Id> {
-    let named = |record: &&swarm_cluster::state::ServiceRecord| record.service.spec.name == name;
-    (state.services.values().find(named)).map(|record| record.service.id.clone())
+    let mut services = state.services.values().map(|record| &record.service);
+    let named = services.find(|service| service.spec.name == name);
+    named.map(|service| service.id.clone())
 }
 
 fn only_task(state: &State, service: &Id) -> Option<Task> {
-    let shown = |t: &&Task| t.service_id == *service && t.desired < DesiredState::Removed;
-    let mut tasks = state.tasks.values().filter(shown);
+    let shown = |t: &&Task| t.desired < DesiredState::Removed;
+    let mut tasks = state.tasks.of_service(service).filter(shown);
     let only = tasks.next()?;
     tasks.next().is_none().then(|| only.clone())
 }

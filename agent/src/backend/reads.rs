@@ -21,6 +21,14 @@ impl Cluster {
         let mut warnings = warnings(&status);
         {
             let state = self.member.state();
+            let lost = (state.nodes.values()).filter(|n| status.lost.contains(&n.id));
+            warnings.extend(lost.map(|n| {
+                format!(
+                    "node {} lost what its disk had said to be durable: it gets a new copy from the others; replace its \
+                     disk if this happens again",
+                    n.name
+                )
+            }));
             let down = state
                 .nodes
                 .values()

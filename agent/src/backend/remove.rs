@@ -96,8 +96,7 @@ impl Cluster {
 }
 
 fn live_tasks(state: &State, service: &Id) -> Vec<Task> {
-    let live =
-        (state.tasks.values()).filter(|t| t.service_id == *service && !t.status.state.is_final());
+    let live = (state.tasks.of_service(service)).filter(|t| !t.status.state.is_final());
     live.cloned().collect()
 }
 

@@ -71,7 +71,7 @@ fn live_ids(state: &State, target: &names::Target) -> Vec<Id> {
             task.into_iter().map(|t| t.id.clone()).collect()
         }
         names::Target::Service(id) => {
-            let tasks = state.tasks.values().filter(|t| t.service_id == *id);
+            let tasks = state.tasks.of_service(id);
             tasks.filter(live).map(|t| t.id.clone()).collect()
         }
     }

@@ -3,6 +3,7 @@
 use super::pace::{Backoff, Repeats};
 use super::sightings::Sightings;
 use super::{SAFETY, propose};
+use crate::follow::Follow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use swarm_api::model::NodeId;
@@ -19,7 +20,7 @@ const ALONE: Duration = Duration::from_secs(5);
 /// Never returns while the member lives.
 pub(super) async fn run(member: &Member) {
     let mut members = member.membership().watch();
-    let mut applied = member.watch_applied();
+    let mut follow = Follow::new(member.clone(), |state| state.marks.nodes);
     // Of this time of leading only: who was not seen an hour ago may have come back and gone since.
     let mut sightings = Sightings::default();
     let mut repeats: Repeats<Vec<Change>> = Repeats::default();
@@ -27,7 +28,7 @@ pub(super) async fn run(member: &Member) {
     let mut alone_since = None;
     loop {
         let seen = members.borrow_and_update().clone();
-        applied.borrow_and_update();
+        follow.look();
         let now = Instant::now();
         let status = member.status();
         let (mut changes, mut due) = {
@@ -49,7 +50,7 @@ pub(super) async fn run(member: &Member) {
             let due = *due.get_or_insert(now + SAFETY);
             tokio::select! {
                 changed = members.changed() => if changed.is_err() { return },
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = follow.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(due.min(now + SAFETY)) => {}
             }
             continue;

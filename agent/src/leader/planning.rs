@@ -2,6 +2,7 @@
 
 use super::pace::{Backoff, Repeats};
 use super::{SAFETY, propose};
+use crate::follow::Follow;
 use swarm_cluster::{Change, PlanItem, orchestrator};
 use swarm_member::Member;
 
@@ -13,11 +14,11 @@ const BYTES: usize = 256 << 10;
 /// Never returns while the member lives. Changes that come while a plan is carried out are planned for together
 /// afterwards; nothing waits longer than that.
 pub(super) async fn run(member: &Member) {
-    let mut applied = member.watch_applied();
+    let mut follow = Follow::new(member.clone(), |state| state.marks.plan);
     let mut repeats: Repeats<Vec<PlanItem>> = Repeats::default();
     let mut backoff = Backoff::default();
     loop {
-        applied.borrow_and_update();
+        follow.look();
         let time = member.world().now();
         let plan = {
             let state = member.state();
@@ -29,7 +30,7 @@ pub(super) async fn run(member: &Member) {
                 .next
                 .map_or(SAFETY, |next| next.since(time).min(SAFETY));
             tokio::select! {
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = follow.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(due) => {}
             }
             continue;

@@ -6,8 +6,8 @@ use super::SAFETY;
 use super::pace::Backoff;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use swarm_api::model::{NodeHealth, NodeId, NodeRole, Read};
-use swarm_cluster::{State, voters};
+use swarm_api::model::{NodeId, Read};
+use swarm_cluster::voters;
 use swarm_member::{Member, MemberStatus};
 use tokio::time::Instant;
 
@@ -93,18 +93,23 @@ struct View {
 
 impl View {
     fn of(member: &Member) -> Self {
-        let managers = managers(&member.state());
-        Self::new(member.id(), managers, &member.status())
+        let (status, departing) = (member.status(), member.departing());
+        let mut managers = voters::managers(&member.state());
+        // Who is about to leave gets no vote; who has one keeps it until it goes.
+        managers.retain(|id, _| status.voters.contains(id) || !departing.contains(id));
+        Self::new(member.id(), managers, &status)
     }
 
-    fn new(me: NodeId, managers: BTreeMap<NodeId, bool>, status: &MemberStatus) -> Self {
+    fn new(me: NodeId, mut managers: BTreeMap<NodeId, bool>, status: &MemberStatus) -> Self {
         let current: BTreeSet<NodeId> = status.voters.iter().copied().collect();
-        let wanted = voters::choose(&managers, &current);
+        let wanted = voters::choose_but(&managers, &current, &status.lost);
         let wanted = if status.is_leader {
-            keep_leader(wanted, me, &managers, &current)
+            voters::keep_leader(wanted, me, &managers, &current)
         } else {
             wanted
         };
+        // Until then it does not come back.
+        managers.retain(|id, _| !status.lost.contains(id));
         Self {
             me,
             managers,
@@ -129,36 +134,13 @@ async fn one_is_lost(member: &Member, added: &BTreeSet<NodeId>) {
     let mut applied = member.watch_applied();
     loop {
         let lost = {
-            let managers = managers(&member.state());
+            let managers = voters::managers(&member.state());
             added.iter().any(|id| managers.get(id) != Some(&true))
         };
         if lost || applied.changed().await.is_err() {
             return;
         }
     }
-}
-
-/// Who may vote, and whether each is counted on.
-fn managers(state: &State) -> BTreeMap<NodeId, bool> {
-    let managers = state.nodes.values().filter(|n| n.role == NodeRole::Manager);
-    managers
-        .map(|n| (n.id, n.health == NodeHealth::Ready))
-        .collect()
-}
-
-/// The choice with the leader in place of another voter, if it is to lose its vote only because there are too many:
-/// the cluster would have to find another leader first.
-fn keep_leader(
-    mut wanted: BTreeSet<NodeId>,
-    leader: NodeId,
-    managers: &BTreeMap<NodeId, bool>,
-    current: &BTreeSet<NodeId>,
-) -> BTreeSet<NodeId> {
-    let may_stay = managers.contains_key(&leader) && current.contains(&leader);
-    if may_stay && !wanted.contains(&leader) && wanted.pop_last().is_some() {
-        wanted.insert(leader);
-    }
-    wanted
 }
 
 /// A choice that is not carried out yet, and since when it stands.
@@ -256,23 +238,5 @@ mod tests {
         assert!(view(4, &[1, 2, 3], &[1, 2, 3, 4], &[], false).is_settled());
         // Nothing is known of who votes.
         assert!(!view(2, &[], &[1, 2], &[], false).is_settled());
-    }
-
-    #[test]
-    fn a_leader_does_not_lose_its_vote_for_being_one_too_many() {
-        let all = managers(&[1, 2], &[]);
-        assert_eq!(
-            keep_leader(ids([1]), NodeId(2), &all, &ids([1, 2, 3])),
-            ids([2])
-        );
-        assert_eq!(
-            keep_leader(ids([1]), NodeId(1), &all, &ids([1, 2, 3])),
-            ids([1])
-        );
-        // It left, or was made a worker.
-        assert_eq!(
-            keep_leader(ids([1]), NodeId(9), &all, &ids([1, 2, 9])),
-            ids([1])
-        );
     }
 }

@@ -1,53 +1,37 @@
-//! Images on this node: fetched from peers, or at last from their registry, when a task needs one; made known; and
-//! removed when the cluster has forgotten them.
+//! Images on this node: brought here when a task needs one (`share` does that), made known, and removed when the cluster
+//! has forgotten them.
 
 use super::backoff::Backoff;
 use super::local::Local;
+use crate::follow::Follow;
 use crate::runtime::Runtime;
-use crate::share::Peers;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::share::Fetcher;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
-use swarm_api::backend::{PullOptions, PullPolicy};
 use swarm_api::model::{Image, ImageReference, Task};
-use swarm_api::{Backend, Error, Result};
+use swarm_api::{Error, Result};
+use swarm_cluster::State;
 use swarm_cluster::state::ImageRecord;
 use swarm_member::Member;
-use swarm_runtime::image::neighbours::{Neighbours, Source};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// How often all peers are asked before the task is refused; its restart policy decides what follows.
 const ROUNDS: u32 = 5;
-/// Layers that come at once, and those that are waited for besides.
-const LAYERS: usize = 3;
-const WAITING: usize = 64;
 
 /// The images of this node.
 pub(super) struct Images {
     pub(super) member: Member,
     pub(super) host: Arc<dyn Runtime>,
-    peers: Peers,
-    /// The layers under way; who holds the lock fetches.
-    fetches: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// What became of one part.
-enum Part {
-    /// It is here.
-    Came,
-    /// No peer gives it: the registry is to be asked.
-    Nowhere,
+    fetcher: Arc<Fetcher>,
 }
 
 impl Images {
-    pub(super) fn new(member: Member, host: Arc<dyn Runtime>, peers: Peers) -> Self {
+    pub(super) fn new(member: Member, host: Arc<dyn Runtime>, fetcher: Arc<Fetcher>) -> Self {
         Self {
             member,
             host,
-            peers,
-            fetches: Mutex::default(),
+            fetcher,
         }
     }
 
@@ -82,129 +66,27 @@ impl Images {
         let image = {
             let state = self.member.state();
             let known = state.images.get(&reference.to_string());
-            choose(reference, here.as_ref(), known)?.clone()
+            choose(reference, here.as_ref(), known.map(|record| &**record))?.clone()
         };
-        let mut missing = self.host.missing_layers(&image);
-        if !missing.is_empty() {
-            waiting(format!("gets image {reference} from its peers"));
-        }
-        missing.sort_by_key(|digest| self.peers.order(digest));
-        let permits = &Semaphore::new(LAYERS);
-        let wanted = &image;
-        let came: Vec<Part> = stream::iter(missing)
-            .map(|digest| async move { self.fetch(wanted, &digest, permits).await })
-            .buffer_unordered(WAITING)
-            .try_collect()
-            .await?;
-        if came.iter().any(|part| matches!(part, Part::Nowhere)) {
-            waiting(format!("gets image {reference} from its registry"));
-            self.pull(&image).await?;
-        }
-        if here.as_ref() != Some(&image) {
-            // A layer may have been tidied away between its arrival and now: it is fetched again.
-            let put = self.host.put_image(image.clone()).await;
-            put.map_err(|why| Error::Unavailable(why.to_string()))?;
-        }
+        self.fetcher.bring(&image, waiting).await?;
         Ok(image)
-    }
-
-    /// Gets from its registry, by its digest, what no node has of an image any more.
-    async fn pull(&self, image: &Image) -> Result<()> {
-        let name = image.reference.to_string();
-        let Some(digest) = image.manifest.clone() else {
-            return Err(Error::Unavailable(format!(
-                "no other node gives image {name}; import it again"
-            )));
-        };
-        let options = PullOptions {
-            policy: PullPolicy::Always,
-            digest: Some(digest),
-            ..PullOptions::default()
-        };
-        let pulling = async {
-            let mut events = Backend::pull_image(self.host.as_ref(), name, options).await?;
-            while let Some(event) = events.next().await {
-                event?;
-            }
-            Ok(())
-        };
-        let outcome: Result<()> = pulling.await;
-        outcome.map_err(|why| {
-            Error::Unavailable(format!("no other node gives it, and its registry: {why}"))
-        })
-    }
-
-    /// Gets one part from a peer. One who comes later waits for the first to end.
-    async fn fetch(&self, image: &Image, digest: &str, permits: &Semaphore) -> Result<Part> {
-        let lock = {
-            let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(fetches.entry(digest.to_owned()).or_default())
-        };
-        let outcome = {
-            let _alone = lock.lock().await;
-            if self.is_missing(image, digest) {
-                self.fetch_from_peer(image, digest, permits).await
-            } else {
-                Ok(Part::Came)
-            }
-        };
-        drop(lock);
-        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-        fetches.retain(|_, lock| Arc::strong_count(lock) > 1);
-        outcome
-    }
-
-    fn is_missing(&self, image: &Image, digest: &str) -> bool {
-        self.host.missing_layers(image).iter().any(|d| d == digest)
-    }
-
-    async fn fetch_from_peer(
-        &self,
-        image: &Image,
-        digest: &str,
-        permits: &Semaphore,
-    ) -> Result<Part> {
-        let full = |e: tokio::sync::AcquireError| Error::Internal(e.to_string());
-        let mut held = Some(permits.acquire().await.map_err(full)?);
-        let mut turn = self.peers.turn(digest).await;
-        loop {
-            if !turn.is_due() {
-                held = None;
-            }
-            let source = turn.source().await;
-            if held.is_none() {
-                held = Some(permits.acquire().await.map_err(full)?);
-            }
-            let outcome = match source {
-                Source::Registry => return Ok(Part::Nowhere),
-                Source::Here if self.is_missing(image, digest) => {
-                    Err(Error::NotFound("it is not here".into()))
-                }
-                Source::Here => Ok(()),
-                Source::Neighbour(pieces) => self.host.put_layer(digest, pieces).await,
-            };
-            turn.tell(outcome.is_ok()).await;
-            match outcome {
-                Ok(()) => return Ok(Part::Came),
-                // The disk is full, or the like: another peer would not help.
-                Err(why @ Error::Exhausted(_)) => return Err(why),
-                Err(why) => tracing::debug!(digest, %why, "a peer did not give a layer"),
-            }
-        }
     }
 
     /// Makes this node's images known, and removes those that the cluster has forgotten, until `stop`.
     pub(super) async fn keep(&self, local: &Local, stop: CancellationToken) {
-        let mut applied = self.member.watch_applied();
+        let node = self.member.id();
+        let mut follow = Follow::new(self.member.clone(), move |state| {
+            (super::part(state, node), state.marks.images)
+        });
         let mut changes = local.changes();
         let mut known: BTreeSet<ImageReference> = BTreeSet::new();
         let mut forgotten: BTreeSet<ImageReference> = BTreeSet::new();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
-            applied.borrow_and_update();
+            follow.look();
             let mut retry = None;
             if self.is_in() {
-                let now = known_images(&self.member.state().images);
+                let now = known_images(&self.member.state());
                 forgotten.extend(known.difference(&now).cloned());
                 forgotten.retain(|reference| !now.contains(reference));
                 known = now;
@@ -226,7 +108,7 @@ impl Images {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = follow.changed() => if changed.is_err() { return },
                 () = changes.next() => {}
                 () = rest => {}
             }
@@ -281,8 +163,9 @@ impl Images {
     }
 }
 
-fn known_images(images: &BTreeMap<String, ImageRecord>) -> BTreeSet<ImageReference> {
-    images.values().map(|r| r.image.reference.clone()).collect()
+fn known_images(state: &State) -> BTreeSet<ImageReference> {
+    let images = state.images.values();
+    images.map(|r| r.image.reference.clone()).collect()
 }
 
 fn full_name(image: &str) -> String {

@@ -26,7 +26,7 @@ pub use kernel::{Kernel, SystemKernel};
 pub use warnings::Warnings;
 
 use crate::runtime::Runtime;
-use crate::share::Peers;
+use crate::share::Fetcher;
 use dns::Dns;
 use footing::Footing;
 use futures_util::future::join_all;
@@ -38,7 +38,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_api::Result;
-use swarm_api::model::{NodeId, Task};
+use swarm_api::model::{NodeHealth, NodeId, Task};
 use swarm_cluster::State;
 use swarm_member::Member;
 use tokio::sync::watch;
@@ -61,8 +61,8 @@ pub struct NodeConfig {
     pub underlay: IpAddr,
     /// What programs this host's network.
     pub kernel: Arc<dyn Kernel>,
-    /// Where images' parts are got from.
-    pub(crate) peers: Peers,
+    /// What gets images.
+    pub(crate) fetcher: Arc<Fetcher>,
 }
 
 /// What this host does for its cluster, until [`Node::stop`].
@@ -103,7 +103,11 @@ impl Node {
             config.dns_required,
         )
         .await?;
-        let images = Arc::new(Images::new(member.clone(), Arc::clone(&host), config.peers));
+        let images = Arc::new(Images::new(
+            member.clone(),
+            Arc::clone(&host),
+            config.fetcher,
+        ));
         let reconciler = Arc::new(Reconciler::new(
             member.clone(),
             Arc::clone(&local),
@@ -203,6 +207,12 @@ enum Part {
     In,
     /// The host has left the cluster or was taken out of it, and with it its tasks.
     Out,
+}
+
+/// What concerns this host's tasks: another whenever there may be something to do to them, or to tell of them.
+fn own(state: &State, node: NodeId) -> (Part, Option<NodeHealth>, u64) {
+    let health = state.nodes.get(&node).map(|n| n.health);
+    (part(state, node), health, state.tasks.revision_of(node))
 }
 
 fn part(state: &State, node: NodeId) -> Part {

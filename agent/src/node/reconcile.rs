@@ -3,7 +3,6 @@
 //! by side. A replica that does not change asks for nothing, and one that may be old is not acted on (`footing`), so a
 //! node that is cut off leaves all as it is.
 
-use super::Part;
 use super::backoff::Backoff;
 use super::dns::task::resolver_of;
 use super::footing::{Footing, may_act};
@@ -11,6 +10,8 @@ use super::images::Images;
 use super::lanes::{Lane, Lanes, Work};
 use super::local::Local;
 use super::networks::Networks;
+use super::{Part, own};
+use crate::follow::Follow;
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::model::{DesiredState, Id, NetworkMode, Task, TaskState, Timestamp};
@@ -63,12 +64,13 @@ impl Reconciler {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let lanes = Lanes::default();
         let mut works = JoinSet::new();
-        let mut applied = self.member.watch_applied();
+        let node = self.member.id();
+        let mut follow = Follow::new(self.member.clone(), move |state| own(state, node));
         let mut changes = self.local.changes();
         let mut footing = self.footing.clone();
         let mut known = true;
         loop {
-            applied.borrow_and_update();
+            follow.look();
             footing.borrow_and_update();
             let (actions, next) = self.decide();
             for action in actions {
@@ -89,7 +91,7 @@ impl Reconciler {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = applied.changed() => if changed.is_err() { break },
+                changed = follow.changed() => if changed.is_err() { break },
                 // Its sender goes when nothing more is to be told.
                 changed = footing.changed(), if known => known = changed.is_ok(),
                 () = changes.next() => {}

@@ -3,6 +3,8 @@
 
 use super::backoff::Backoff;
 use super::local::Local;
+use super::own;
+use crate::follow::Follow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use swarm_api::model::{Id, NodeHealth, TaskStatus};
@@ -13,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 /// Reports until `stop`.
 pub(super) async fn run(member: Member, local: &Local, stop: CancellationToken) {
     let mut changes = local.changes();
-    let mut applied = member.watch_applied();
+    let node = member.id();
+    let mut follow = Follow::new(member.clone(), move |state| own(state, node));
     let mut leader = member.watch_leader();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     let mut idle = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut refused = Refused::default();
     loop {
-        applied.borrow_and_update();
+        follow.look();
         leader.borrow_and_update();
         refused.heed(health(&member));
         let statuses = refused.without(differing(&member, local));
@@ -64,7 +67,7 @@ pub(super) async fn run(member: Member, local: &Local, stop: CancellationToken) 
             },
             changed = leader.changed() => if changed.is_err() { return },
             // While the cluster does not answer, changes wait for the next attempt.
-            changed = applied.changed(), if !unanswered => if changed.is_err() { return },
+            changed = follow.changed(), if !unanswered => if changed.is_err() { return },
             () = changes.next(), if !unanswered => {}
         }
     }

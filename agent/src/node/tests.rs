@@ -64,7 +64,7 @@ pub(super) fn state() -> State {
         cursor: 0,
         network: network.clone(),
     };
-    state.networks.insert(network.id, record);
+    state.networks.insert(network.id, record.into());
     let spec = ServiceSpec {
         name: "web".into(),
         ports: vec!["8080:80".parse().unwrap()],
@@ -79,7 +79,7 @@ pub(super) fn state() -> State {
         updated_at: Timestamp(0),
     };
     let record = ServiceRecord::new(service);
-    state.services.insert(Id::from_u64(1000), record);
+    state.services.insert(Id::from_u64(1000), record.into());
     state
 }
 
@@ -89,8 +89,23 @@ pub(super) fn place(state: &mut State, number: u8, node: u64, is: TaskState) -> 
     task.node = Some(NodeId(node));
     task.addresses = vec![[10, 97, 1, number].into()];
     task.status.state = is;
+    for record in state.networks.values_mut() {
+        let address = [10, 97, 1, number].into();
+        record.leases.insert(address, task.id.clone());
+    }
     state.tasks.insert(task.id.clone(), task.clone());
     task
+}
+
+/// The same in its host's own network: it has no address of its own.
+pub(super) fn place_in_host_network(state: &mut State, number: u8, node: u64) {
+    let mut task = place(state, number, node, TaskState::Running);
+    task.spec.network = NetworkMode::Host;
+    task.addresses.clear();
+    for record in state.networks.values_mut() {
+        record.leases.retain(|_, holder| *holder != task.id);
+    }
+    state.tasks.insert(task.id.clone(), task);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod bucket;
 mod desk;
+mod fetch;
 mod service;
 mod throttle;
 mod turns;
@@ -30,6 +31,8 @@ use throttle::Throttle;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use turns::{Ask, Given, keepers};
+
+pub use fetch::Fetcher;
 
 /// How long a peer may take to begin, and then between two pieces of a part.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -78,6 +81,11 @@ impl Share {
             share: self.clone(),
             member,
         }
+    }
+
+    /// What gets images for the node of `member`, which runs `host`.
+    pub(crate) fn fetcher(&self, member: Member, host: Arc<dyn Runtime>) -> Arc<Fetcher> {
+        Arc::new(Fetcher::new(host, self.peers(member)))
     }
 }
 

@@ -7,7 +7,6 @@ use crate::runtime::Runtime;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
-use swarm_api::Backend;
 use swarm_api::model::NodeId;
 use swarm_member::caller_node;
 use swarm_proto::agent as proto;
@@ -118,7 +117,7 @@ impl Share for Service {
         request: Request<proto::PartRequest>,
     ) -> Result<Response<Self::PartStream>, Status> {
         let digest = request.into_inner().digest;
-        let pieces = Backend::export_layer(self.host.as_ref(), digest).await;
+        let pieces = self.host.give_layer(&digest).await;
         let pieces = pieces.map_err(|why| match why {
             swarm_api::Error::NotFound(why) => Status::not_found(why),
             other => Status::unavailable(other.to_string()),

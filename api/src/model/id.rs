@@ -3,11 +3,12 @@
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
-/// An object's id: 13 characters of lower-case base32, unique within its cluster or host.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-#[serde(transparent)]
-pub struct Id(String);
+/// An object's id: 13 characters of lower-case base32, unique within its cluster or host. Copies share the text: a replica
+/// has each many times.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Id(Arc<str>);
 
 impl Id {
     /// The id that stands for `value`. The mapping is one-to-one, and scrambled so that consecutive values
@@ -19,19 +20,31 @@ impl Id {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
-        Self(base32(z))
+        Self(base32(z).into())
     }
 
     /// An id read from a user or the wire, as it is.
     #[must_use]
     pub fn from_text(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(text.into().into())
     }
 
     /// The id's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self::from_text)
     }
 }
 

@@ -304,6 +304,10 @@ pub struct TaskStatus {
     pub observed_at: Timestamp,
     /// Its health, where it is checked.
     pub health: Option<Health>,
+    /// How many of its processes the kernel has killed for want of memory, as far as its host was told; whether the first one is
+    /// among them says `exit`.
+    #[serde(default)]
+    pub oom_kills: u32,
 }
 
 impl TaskStatus {

@@ -1,7 +1,7 @@
 //! The catalogue: which services there are and where their live tasks can be reached.
 //!
-//! A [`Catalogue`] is an immutable snapshot with the indexes that look-ups need; whoever holds the replica builds a new
-//! one when the replica changes and puts it into the [`CatalogueCell`], from which readers take it without a lock.
+//! Who answers names asks a [`Source`]: a replica that has indexes of its own, or a [`CatalogueCell`], which holds a
+//! [`Catalogue`], an immutable snapshot with the indexes that look-ups need.
 //! It serves what was put in and nothing else: that only running, healthy tasks are in it is up to the one who fills it.
 //! Names are compared without regard to ASCII case. Knows nothing of DNS, Raft or containers.
 
@@ -274,6 +274,68 @@ impl Catalogue {
     #[must_use]
     pub fn stale(&self) -> bool {
         self.contents.stale
+    }
+}
+
+/// What names stand for: a [`Catalogue`], or a replica that is asked as it is. Names are compared without regard to ASCII
+/// case.
+pub trait Names {
+    /// The live tasks of a service: `None` if there is no such service, empty if none of its tasks lives.
+    fn service(&self, name: &str) -> Option<Vec<Endpoint>>;
+    /// A live task by its name or id.
+    fn task(&self, name: &str) -> Option<Endpoint>;
+    /// The live task that a cluster network's address belongs to.
+    fn task_at(&self, ip: IpAddr) -> Option<Endpoint>;
+    /// A node by its name.
+    fn node(&self, name: &str) -> Option<NodeEntry>;
+    /// The node that an address belongs to.
+    fn node_at(&self, ip: IpAddr) -> Option<NodeEntry>;
+    /// How far the replica is; it becomes the zone's serial number.
+    fn index(&self) -> u64;
+    /// Whether what is served may be out of date.
+    fn stale(&self) -> bool;
+}
+
+/// Where a server finds out what names stand for, query by query.
+pub trait Source: Send + Sync {
+    /// Has `ask` look things up, in one state of affairs.
+    fn with(&self, ask: &mut dyn FnMut(&dyn Names));
+}
+
+impl Names for Catalogue {
+    fn service(&self, name: &str) -> Option<Vec<Endpoint>> {
+        let tasks = Self::service(self, name)?;
+        Some(tasks.into_iter().cloned().collect())
+    }
+
+    fn task(&self, name: &str) -> Option<Endpoint> {
+        Self::task(self, name).cloned()
+    }
+
+    fn task_at(&self, ip: IpAddr) -> Option<Endpoint> {
+        Self::task_at(self, ip).cloned()
+    }
+
+    fn node(&self, name: &str) -> Option<NodeEntry> {
+        Self::node(self, name).cloned()
+    }
+
+    fn node_at(&self, ip: IpAddr) -> Option<NodeEntry> {
+        Self::node_at(self, ip).cloned()
+    }
+
+    fn index(&self) -> u64 {
+        Self::index(self)
+    }
+
+    fn stale(&self) -> bool {
+        Self::stale(self)
+    }
+}
+
+impl Source for CatalogueCell {
+    fn with(&self, ask: &mut dyn FnMut(&dyn Names)) {
+        ask(self.load().as_ref());
     }
 }
 

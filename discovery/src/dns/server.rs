@@ -22,7 +22,7 @@ use super::upstream::{NetUpstream, Upstream};
 use super::wire::{MAX_TCP, encode, udp_limit};
 use super::zone::{Answer, Viewpoint, Zone, answer, reply_to};
 use crate::DiscoveryError;
-use crate::catalogue::CatalogueCell;
+use crate::catalogue::Source;
 
 /// What the server is started with.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ struct Counters {
 
 struct Shared {
     zone: Zone,
-    source: Arc<CatalogueCell>,
+    source: Arc<dyn Source>,
     upstream: Arc<dyn Upstream>,
     forwards: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -119,7 +119,7 @@ impl DnsServer {
     ///
     /// # Errors
     /// When the domain is not a DNS name.
-    pub fn start(config: DnsConfig, source: Arc<CatalogueCell>) -> Result<Self, DiscoveryError> {
+    pub fn start(config: DnsConfig, source: Arc<dyn Source>) -> Result<Self, DiscoveryError> {
         let net = Arc::new(NetUpstream::new(
             config.upstreams.clone(),
             config.upstream_timeout,
@@ -135,7 +135,7 @@ impl DnsServer {
     /// When the domain is not a DNS name.
     pub fn start_with(
         config: DnsConfig,
-        source: Arc<CatalogueCell>,
+        source: Arc<dyn Source>,
         upstream: Arc<dyn Upstream>,
     ) -> Result<Self, DiscoveryError> {
         let zone = Zone::new(&config.domain, config.ttl)?;
@@ -444,8 +444,11 @@ impl Endpoint {
         };
         let limit = if tcp { MAX_TCP } else { udp_limit(&query) };
         let rotation = self.shared.rotation.fetch_add(1, Ordering::Relaxed);
-        let catalogue = self.shared.source.load();
-        match answer(&self.shared.zone, &query, &catalogue, &self.view, rotation) {
+        let mut answered = Answer::Ignore;
+        (self.shared.source).with(&mut |names| {
+            answered = answer(&self.shared.zone, &query, names, &self.view, rotation);
+        });
+        match answered {
             Answer::Ignore => Outcome::Nothing,
             Answer::Reply(reply) => {
                 counters.answered.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::wire::MAX_UDP;
 use crate::DiscoveryError;
-use crate::catalogue::{Catalogue, Endpoint, NodeEntry, Port};
+use crate::catalogue::{Endpoint, Names, NodeEntry, Port};
 
 /// The most records in one answer section; more tasks than that show in turn.
 const MAX_ANSWERS: usize = 256;
@@ -93,7 +93,7 @@ pub enum Answer {
 }
 
 /// What a name of ours stands for.
-enum Target<'a> {
+enum Target {
     /// The zone's own name.
     Apex,
     /// The zone's name server.
@@ -101,11 +101,11 @@ enum Target<'a> {
     /// A name with names below it, and nothing else.
     Empty,
     /// Live tasks.
-    Tasks(Vec<&'a Endpoint>),
+    Tasks(Vec<Endpoint>),
     /// One port of live tasks.
-    Ports(Vec<(&'a Endpoint, &'a Port)>),
+    Ports(Vec<(Endpoint, Port)>),
     /// A node.
-    Node(&'a NodeEntry),
+    Node(NodeEntry),
     /// The name of an address.
     Pointer(Name),
 }
@@ -115,7 +115,7 @@ enum Target<'a> {
 pub fn answer(
     zone: &Zone,
     query: &Message,
-    catalogue: &Catalogue,
+    catalogue: &dyn Names,
     view: &Viewpoint,
     rotation: u64,
 ) -> Answer {
@@ -213,7 +213,7 @@ fn labels(name: &Name) -> Option<Vec<String>> {
         .collect()
 }
 
-fn within_zone<'a>(labels: &[String], catalogue: &'a Catalogue) -> Option<Target<'a>> {
+fn within_zone(labels: &[String], catalogue: &dyn Names) -> Option<Target> {
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     match labels.as_slice() {
         [] => Some(Target::Apex),
@@ -237,7 +237,7 @@ fn within_zone<'a>(labels: &[String], catalogue: &'a Catalogue) -> Option<Target
 }
 
 /// The tasks that a name means: a service's, or the one of a task's name, or the one in a service's slot.
-fn tasks<'a>(labels: &[&str], catalogue: &'a Catalogue) -> Option<Vec<&'a Endpoint>> {
+fn tasks(labels: &[&str], catalogue: &dyn Names) -> Option<Vec<Endpoint>> {
     let name = labels.join(".");
     if let Some(tasks) = catalogue.service(&name) {
         return Some(tasks);
@@ -247,7 +247,7 @@ fn tasks<'a>(labels: &[&str], catalogue: &'a Catalogue) -> Option<Vec<&'a Endpoi
     }
     // A service may itself have dots in its name: the slot is the first label.
     let (slot, service) = name.split_once('.')?;
-    let found: Vec<&Endpoint> = catalogue
+    let found: Vec<Endpoint> = catalogue
         .service(service)?
         .into_iter()
         .filter(|task| {
@@ -257,22 +257,27 @@ fn tasks<'a>(labels: &[&str], catalogue: &'a Catalogue) -> Option<Vec<&'a Endpoi
     (!found.is_empty()).then_some(found)
 }
 
-fn ports<'a>(port: &str, protocol: &str, tasks: Vec<&'a Endpoint>) -> Option<Target<'a>> {
+fn ports(port: &str, protocol: &str, tasks: Vec<Endpoint>) -> Option<Target> {
     let (port, protocol) = (&port[1..], &protocol[1..]);
     let number: Option<u16> = port.parse().ok();
     let dead = tasks.is_empty();
-    let found: Vec<(&Endpoint, &Port)> = tasks
+    let meant = |p: &&Port| {
+        p.protocol.name().eq_ignore_ascii_case(protocol)
+            && (p.name.eq_ignore_ascii_case(port) || number == Some(p.port))
+    };
+    let found: Vec<(Endpoint, Port)> = tasks
         .into_iter()
-        .flat_map(|task| task.ports.iter().map(move |p| (task, p)))
-        .filter(|(_, p)| p.protocol.name().eq_ignore_ascii_case(protocol))
-        .filter(|(_, p)| p.name.eq_ignore_ascii_case(port) || number == Some(p.port))
+        .flat_map(|task| {
+            let ports: Vec<Port> = task.ports.iter().filter(meant).cloned().collect();
+            ports.into_iter().map(move |port| (task.clone(), port))
+        })
         .collect();
     // Which ports a service without live tasks would have is not known here: the name may well exist.
     (dead || !found.is_empty()).then_some(Target::Ports(found))
 }
 
 /// Bare names of services and tasks, and the names of addresses that are ours.
-fn outside_zone<'a>(zone: &Zone, name: &Name, catalogue: &'a Catalogue) -> Option<Target<'a>> {
+fn outside_zone(zone: &Zone, name: &Name, catalogue: &dyn Names) -> Option<Target> {
     if let Ok(net) = name.parse_arpa_name() {
         let ip = net.addr();
         let whole = net.prefix_len() == if ip.is_ipv4() { 32 } else { 128 };
@@ -293,9 +298,9 @@ fn outside_zone<'a>(zone: &Zone, name: &Name, catalogue: &'a Catalogue) -> Optio
     }
 }
 
-fn pointer(zone: &Zone, ip: IpAddr, catalogue: &Catalogue) -> Option<Name> {
+fn pointer(zone: &Zone, ip: IpAddr, catalogue: &dyn Names) -> Option<Name> {
     if let Some(task) = catalogue.task_at(ip) {
-        return task_name(zone, task);
+        return task_name(zone, &task);
     }
     let node = catalogue.node_at(ip)?;
     name_below(zone, &format!("{}.node", node.name))
@@ -321,8 +326,8 @@ fn fill(
     zone: &Zone,
     reply: &mut Message,
     question: &Query,
-    target: &Target<'_>,
-    catalogue: &Catalogue,
+    target: &Target,
+    catalogue: &dyn Names,
     view: &Viewpoint,
     rotation: u64,
 ) {
@@ -369,14 +374,15 @@ fn fill(
             if wants(RecordType::SRV) {
                 let ports = tasks
                     .iter()
-                    .flat_map(|task| task.ports.iter().map(move |port| (*task, port)))
+                    .flat_map(|task| task.ports.iter().map(move |port| (task, port)))
                     .collect();
                 services(zone, reply, &owner, ports, network, rotation);
             }
         }
         Target::Ports(ports) => {
             if wants(RecordType::SRV) {
-                services(zone, reply, &owner, ports.clone(), network, rotation);
+                let ports = ports.iter().map(|(task, port)| (task, port)).collect();
+                services(zone, reply, &owner, ports, network, rotation);
             }
         }
     }
@@ -449,7 +455,7 @@ fn address(zone: &Zone, owner: &Name, ip: IpAddr) -> Record {
     Record::from_rdata(owner.clone(), zone.ttl, data)
 }
 
-fn soa(zone: &Zone, catalogue: &Catalogue) -> Record {
+fn soa(zone: &Zone, catalogue: &dyn Names) -> Record {
     let below = |label| name_below(zone, label).unwrap_or_else(|| zone.origin.clone());
     // The serial wraps, as serials do (RFC 1982).
     let serial = (catalogue.index() & u64::from(u32::MAX)) as u32;

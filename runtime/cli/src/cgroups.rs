@@ -4,14 +4,14 @@ use crate::{
     Global,
     args::{Arg, Args, Id, unknown},
     process::Status,
-    report,
+    report, stats,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use swarm_runtime::{Error, Result, container::Cgroup};
 
 /// `events`: until the container has ended, or once with `--stats`.
@@ -36,45 +36,54 @@ pub(crate) fn events(global: &Global, args: &mut Args) -> Result<()> {
     if Status::of(&place, &record)? == Status::Stopped {
         return Err(gone());
     }
-    let cgroup = Cgroup::open(&record.cgroup)?;
+    let cgroup = record.cgroup()?;
     let mut kills = cgroup.oom_kills().unwrap_or(0);
+    // Where the kernel does not tell, the count is looked at as often as the rest.
+    let oom = cgroup.oom_events().ok();
+    let mut next = Instant::now();
     loop {
-        print_stats(&id, &cgroup)?;
+        if Instant::now() >= next {
+            print_stats(&id, &cgroup)?;
+            next += interval;
+        }
         if once {
             return Ok(());
         }
-        let wait = Timespec::try_from(interval).ok();
-        let ended = rustix::io::retry_on_intr(|| {
-            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], wait.as_ref())
-        })
-        .map_err(|e| Error::io("wait for the container", e))?;
-        let now = cgroup.oom_kills().unwrap_or(kills);
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(oom.as_ref().map(|oom| PollFd::new(oom, PollFlags::IN)));
+        let wait = Timespec::try_from(next.saturating_duration_since(Instant::now())).ok();
+        rustix::io::retry_on_intr(|| poll(&mut fds, wait.as_ref()))
+            .map_err(|e| Error::io("wait for the container", e))?;
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut now = cgroup.oom_kills().unwrap_or(kills);
+        if let (Some(oom), Some(true)) = (&oom, ready.get(1)) {
+            oom.take();
+            for pause in oom.pauses() {
+                if now > kills {
+                    break;
+                }
+                std::thread::sleep(pause);
+                now = cgroup.oom_kills().unwrap_or(kills);
+            }
+        }
         if now > kills {
             kills = now;
             report::print(&format!("{}\n", json!({"type": "oom", "id": id})))?;
         }
-        if ended > 0 {
+        if ready[0] {
             return Ok(());
         }
     }
 }
 
 fn print_stats(id: &str, cgroup: &Cgroup) -> Result<()> {
-    let stats = cgroup.stats()?;
-    let mut line = json!({
-        "type": "stats",
-        "id": id,
-        "data": {
-            "cpu": {"usage": {"total": stats.cpu_ns}},
-            "memory": {"usage": {"usage": stats.memory, "limit": stats.memory_limit}},
-            "pids": {"current": stats.pids},
-        },
-    });
+    let mut data = stats::document(&cgroup.figures()?);
     for (section, resource) in [("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")] {
         if let Some(pressure) = cgroup.pressure(resource)? {
-            line["data"][section]["psi"] = json!(pressure);
+            data[section]["psi"] = json!(pressure);
         }
     }
+    let line = json!({"type": "stats", "id": id, "data": data});
     report::print(&format!("{line}\n"))
 }
 

@@ -156,7 +156,7 @@ pub(crate) fn kill(global: &Global, args: &mut Args) -> Result<()> {
     }
     let cgroup = !record.cgroup.as_os_str().is_empty();
     if cgroup && (all || (signal == libc::SIGKILL && !own_pids)) {
-        return Cgroup::open(&record.cgroup)?.signal_all(signal);
+        return record.cgroup()?.signal_all(signal);
     }
     let gone = || Error::Conflict(format!("container not running: {id}"));
     if Status::of(&place, &record)? == Status::Stopped {
@@ -251,7 +251,7 @@ pub(crate) fn delete(global: &Global, args: &mut Args) -> Result<()> {
             status.word()
         )));
     }
-    let cgroup = Cgroup::open(&record.cgroup)?;
+    let cgroup = record.cgroup()?;
     if status != Status::Stopped {
         end(&record, &cgroup)?;
     }
@@ -348,7 +348,7 @@ pub(crate) fn pause(global: &Global, args: &mut Args, pause: bool) -> Result<()>
             status.word()
         )))
     };
-    let cgroup = Cgroup::open(&record.cgroup)?;
+    let cgroup = record.cgroup()?;
     match (pause, status) {
         (true, Status::Running | Status::Created) => cgroup.freeze(),
         (true, _) => wrong("paused"),

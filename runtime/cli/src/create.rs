@@ -3,7 +3,7 @@
 use crate::{
     Global, ROOTLESS, absolute,
     args::{Arg, Args, Id, unknown},
-    console, control, foreground,
+    console, control, foreground, is_users,
     process::{Stat, Status},
     store::{self, Place, Record},
 };
@@ -15,7 +15,9 @@ use std::{
 };
 use swarm_runtime::{
     Error, Result,
-    container::{self, Cgroup, Created, Options, Rootfs, Setup, Stdio, WindowSize, rootless},
+    container::{
+        self, Cgroup, Created, Manager, Options, Rootfs, Setup, Stdio, Unit, WindowSize, rootless,
+    },
 };
 
 #[derive(Debug, Default)]
@@ -28,12 +30,15 @@ struct Asked {
     no_new_keyring: bool,
     detach: bool,
     keep: bool,
+    /// It is `run`.
+    at_once: bool,
 }
 
 fn parse(command: &str, args: &mut Args) -> Result<Asked> {
     let mut asked = Asked::default();
     let mut id = Id::default();
     let run = command == "run";
+    asked.at_once = run;
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Word(word) => id.take(&word)?,
@@ -72,11 +77,11 @@ pub(crate) fn create(global: &Global, args: &mut Args) -> Result<()> {
             "the spec asks for a terminal: `create` needs --console-socket for it".to_owned(),
         ));
     }
-    let place = prepare(global, &asked, &bundle)?;
+    let (place, unit) = prepare(global, &asked, &bundle)?;
     let made = place
         .gate()
         .and_then(|gate| container::gate(&gate))
-        .and_then(|gate| make(&asked, bundle, &place, Stdio::Inherit, Some(gate)));
+        .and_then(|gate| make(&asked, bundle, &place, unit, Some(gate)));
     undo_unless(made, &place).map(drop)
 }
 
@@ -120,35 +125,45 @@ pub(crate) fn run(global: &Global, args: &mut Args) -> Result<u8> {
             "--console-socket is for `create` and for a detached `run`".to_owned(),
         ));
     }
-    let place = prepare(global, &asked, &bundle)?;
+    let (place, unit) = prepare(global, &asked, &bundle)?;
     // Signals that come from now on wait for the container.
     let signals = if asked.detach {
         None
     } else {
         Some(foreground::Signals::block()?)
     };
-    let (spec, directory) = (bundle.spec.clone(), bundle.directory.clone());
-    let made = make(&asked, bundle, &place, Stdio::Inherit, None);
-    let (mut created, terminal) = undo_unless(made, &place)?;
-    if let Err(error) = created.start() {
-        undo(&created, &place);
+    let made = make(&asked, bundle, &place, unit, None);
+    let mut made = undo_unless(made, &place)?;
+    if let Err(error) = made.created.start() {
+        undo(&made.created, &place);
         return Err(error);
     }
     let Some(signals) = signals else {
         return Ok(0);
     };
-    let code = foreground::wait(created.pid(), terminal, signals);
+    let code = foreground::wait(made.created.pid(), made.terminal.take(), signals);
     if !asked.keep {
+        let setup = &made.setup;
         control::clear(
             &place,
-            created.cgroup(),
-            &spec,
-            &asked.id,
-            &directory,
+            made.created.cgroup(),
+            &setup.spec,
+            &setup.id,
+            &setup.bundle,
             false,
         )?;
     }
+    // This process ends now: to take it apart piece by piece would be for nothing.
+    std::mem::forget(made);
     code
+}
+
+/// A container that was made, and of what.
+#[derive(Debug)]
+struct Made {
+    created: Created,
+    terminal: Option<OwnedFd>,
+    setup: Setup,
 }
 
 /// The bundle's directory and spec.
@@ -164,8 +179,12 @@ impl Bundle {
         let directory = absolute(asked.bundle.clone().unwrap_or_else(|| PathBuf::from(".")))?;
         let path = directory.join("config.json");
         let text = fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-        let mut spec = serde_json::from_slice(&text)
-            .map_err(|e| Error::Invalid(format!("{} is no runtime spec: {e}", path.display())))?;
+        let wrong = |e: &dyn std::fmt::Display| {
+            Error::Invalid(format!("{} is no runtime spec: {e}", path.display()))
+        };
+        // Checked as a whole, it need not be string by string.
+        let words = std::str::from_utf8(&text).map_err(|e| wrong(&e))?;
+        let mut spec = serde_json::from_str(words).map_err(|e| wrong(&e))?;
         if rootless::entered_as(ROOTLESS) {
             rootless::translate(&mut spec)?;
         }
@@ -208,16 +227,34 @@ pub(crate) fn cgroup_path(id: &str, spec: &Spec) -> PathBuf {
         .unwrap_or_else(|| Path::new("/swarm").join(id))
 }
 
-fn prepare(global: &Global, asked: &Asked, bundle: &Bundle) -> Result<Place> {
-    let path = cgroup_path(&asked.id, &bundle.spec);
-    if global.systemd_cgroup || path.to_string_lossy().matches(':').count() == 2 {
-        return Err(Error::Unsupported(
-            "cgroups made by systemd are not supported: use the cgroupfs driver (podman: --cgroup-manager=cgroupfs; Docker: \
-             --exec-opt native.cgroupdriver=cgroupfs)"
-                .to_owned(),
-        ));
+fn prepare(global: &Global, asked: &Asked, bundle: &Bundle) -> Result<(Place, Option<Unit>)> {
+    let unit = unit(global, &asked.id, &bundle.spec)?;
+    Ok((global.store().add(&asked.id)?, unit))
+}
+
+/// The unit of systemd that is the container's cgroup, where that is asked for.
+fn unit(global: &Global, id: &str, spec: &Spec) -> Result<Option<Unit>> {
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone())
+        .unwrap_or_default();
+    if global.systemd_cgroup {
+        let manager = if is_users() {
+            Manager::User
+        } else {
+            Manager::System
+        };
+        return Unit::parse(&path, id, manager).map(Some);
     }
-    global.store().add(&asked.id)
+    if path.to_string_lossy().matches(':').count() == 2 {
+        return Err(Error::Invalid(format!(
+            "cgroupsPath `{}` is one for the systemd driver: it needs --systemd-cgroup before the command; the cgroupfs driver takes a \
+             path",
+            path.display()
+        )));
+    }
+    Ok(None)
 }
 
 /// Makes the container and writes down what is known of it. Nothing of it is left if that fails, but for its place.
@@ -225,9 +262,9 @@ fn make(
     asked: &Asked,
     bundle: Bundle,
     place: &Place,
-    stdio: Stdio,
+    unit: Option<Unit>,
     gate: Option<OwnedFd>,
-) -> Result<(Created, Option<OwnedFd>)> {
+) -> Result<Made> {
     let root = bundle
         .spec
         .root()
@@ -244,10 +281,11 @@ fn make(
             size: bundle.size().or_else(foreground::size),
         }
     } else {
-        stdio
+        Stdio::Inherit
     };
     let mut spec = bundle.spec;
-    if rootless::entered_as(ROOTLESS)
+    if unit.is_none()
+        && rootless::entered_as(ROOTLESS)
         && let Some(base) = container::delegated()?
     {
         let path = cgroup_path(&asked.id, &spec);
@@ -267,6 +305,8 @@ fn make(
         gate,
         preserve_fds: asked.preserve_fds,
         session_keyring: !asked.no_new_keyring,
+        at_once: asked.at_once,
+        unit,
     };
     // Written while the container's process makes its mounts.
     let born = |pid: i32, cgroup: &Cgroup| {
@@ -277,6 +317,7 @@ fn make(
             bundle: setup.bundle.clone(),
             rootfs: root,
             cgroup: cgroup.path().to_owned(),
+            unit: options.unit.clone(),
             created: jiff::Timestamp::now().to_string(),
         };
         place.write(&record, &bundle.text)
@@ -293,7 +334,11 @@ fn make(
         }
     })();
     match told {
-        Ok(()) => Ok((created, terminal)),
+        Ok(()) => Ok(Made {
+            created,
+            terminal,
+            setup,
+        }),
         Err(error) => {
             kill(&created);
             Err(error)

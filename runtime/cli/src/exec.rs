@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use std::{fs, io::Read, path::PathBuf};
 use swarm_runtime::{
     Error, Result,
-    container::{self, Cgroup, ExecTarget, Options, Stdio, rootless},
+    container::{self, ExecTarget, Options, Stdio, rootless},
 };
 
 #[derive(Debug, Default)]
@@ -134,7 +134,7 @@ pub(crate) fn exec(global: &Global, args: &mut Args) -> Result<u8> {
     } else {
         Stdio::Inherit
     };
-    let cgroup = Cgroup::open(&record.cgroup)?;
+    let cgroup = record.cgroup()?;
     let target = ExecTarget {
         pid: record.pid,
         spec: &spec,

@@ -1,23 +1,28 @@
 //! The OCI command line of the runtime: what containerd, podman and Docker drive. One thread, no asynchronous runtime; every command
 //! is short and leaves its knowledge in a file below `--root`. Must not know of clusters, tasks or images.
 
+#![cfg_attr(not(test), no_main)]
+
 mod args;
 mod cgroups;
 mod console;
 mod control;
 mod create;
+#[cfg(not(test))]
+mod entry;
 mod exec;
 mod features;
 mod foreground;
 mod process;
 mod report;
 mod spec;
+mod stats;
 mod store;
 mod update;
 
 use args::{Arg, Args, unknown};
 use report::Log;
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 use store::Store;
 use swarm_runtime::{Error, Result, container::rootless};
 
@@ -30,7 +35,7 @@ pub(crate) const ROOTLESS: &str = "swarm-oci-rootless";
 const USAGE: &str = "\
 The OCI command line of the runtime.
 
-usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
+usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND …
 
   create  [--bundle DIR] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N] [--no-new-keyring] ID
   start   ID
@@ -52,6 +57,8 @@ usage: swarm-oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
 
 State is kept in /run/swarm-oci (of an ordinary user: in $XDG_RUNTIME_DIR/swarm-oci), or where --root says. An ordinary user's
 containers are in a user namespace with the subordinate ids that /etc/subuid and /etc/subgid give to that user.
+
+With --systemd-cgroup the spec's cgroupsPath is SLICE:PREFIX:NAME, and systemd makes the scope PREFIX-NAME.scope in that slice.
 ";
 
 /// What stands before the command.
@@ -67,14 +74,16 @@ impl Global {
     }
 }
 
-fn main() -> ExitCode {
+/// Does what the command line says; returns the exit code.
+#[cfg_attr(test, allow(dead_code))]
+fn start() -> u8 {
     let mut args = Args::new(std::env::args_os().skip(1));
     let mut log = Log::default();
     match run(&mut args, &mut log) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(Failure(error, code)) => {
             log.error(&error);
-            ExitCode::from(code)
+            code
         }
     }
 }
@@ -148,14 +157,19 @@ fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Where state is kept if nothing is said: also for an engine that has made a user namespace for its user.
-fn default_root() -> Result<PathBuf> {
+/// Whether this is done for an ordinary user: also by an engine that has made a user namespace for its user.
+pub(crate) fn is_users() -> bool {
     let engine = || {
         rootless::in_user_namespace()
             && std::env::var_os("XDG_RUNTIME_DIR").is_some()
             && std::env::var_os("USER").is_some_and(|user| user != "root")
     };
-    if rootless::is_root() && !rootless::entered_as(ROOTLESS) && !engine() {
+    !rootless::is_root() || rootless::entered_as(ROOTLESS) || engine()
+}
+
+/// Where state is kept if nothing is said.
+fn default_root() -> Result<PathBuf> {
+    if !is_users() {
         return Ok(ROOT.into());
     }
     rootless::runtime_dir()

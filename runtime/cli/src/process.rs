@@ -2,7 +2,7 @@
 
 use crate::store::{Place, Record};
 use rustix::fs::{Mode, OFlags, open};
-use swarm_runtime::{Error, Result, container::Cgroup};
+use swarm_runtime::{Error, Result};
 
 /// A container's status, in the specification's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Status {
         if place.gate().is_ok_and(|gate| gate.exists()) {
             return Ok(Self::Created);
         }
-        let frozen = Cgroup::open(&record.cgroup).and_then(|cgroup| cgroup.is_frozen());
+        let frozen = record.cgroup().and_then(|cgroup| cgroup.is_frozen());
         Ok(if frozen.unwrap_or(false) {
             Self::Paused
         } else {
@@ -43,7 +43,7 @@ impl Status {
 
 /// A container's processes: those in its cgroup or, where it has none, those in its pid namespace.
 pub(crate) fn pids(record: &Record) -> Result<Vec<i32>> {
-    let mut pids = Cgroup::open(&record.cgroup)?.pids()?;
+    let mut pids = record.cgroup()?.pids()?;
     let runs = Stat::read(record.pid).is_some_and(|s| s.begun == record.begun && !s.ended());
     if record.cgroup.as_os_str().is_empty() && runs {
         let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();

@@ -9,7 +9,10 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
-use swarm_runtime::{Error, Result};
+use swarm_runtime::{
+    Error, Result,
+    container::{Cgroup, Unit},
+};
 
 /// Longest path of a socket (unix(7)).
 const LONGEST_SOCKET: usize = 107;
@@ -30,8 +33,18 @@ pub(crate) struct Record {
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: PathBuf,
+    /// The unit whose cgroup that is, where systemd has made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
     /// RFC 3339.
     pub(crate) created: String,
+}
+
+impl Record {
+    /// The container's cgroup.
+    pub(crate) fn cgroup(&self) -> Result<Cgroup> {
+        Ok(Cgroup::open(&self.cgroup)?.of_unit(self.unit.clone()))
+    }
 }
 
 /// The directory of one container.

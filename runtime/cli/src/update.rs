@@ -8,7 +8,7 @@ use crate::{
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 use std::{fs, io::Read};
-use swarm_runtime::{Error, Result, container::Cgroup};
+use swarm_runtime::{Error, Result};
 
 /// Options with the place of their value in the spec's resources.
 const NUMBERS: [(&str, &str, &str); 10] = [
@@ -68,7 +68,7 @@ pub(crate) fn update(global: &Global, args: &mut Args) -> Result<()> {
     }
     let resources: LinuxResources =
         serde_json::from_value(Value::Object(wanted)).map_err(|e| bad(&e))?;
-    Cgroup::open(&record.cgroup)?.update(&resources)
+    record.cgroup()?.update(&resources)
 }
 
 fn bad(error: &serde_json::Error) -> Error {

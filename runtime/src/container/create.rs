@@ -2,7 +2,7 @@
 
 use super::{
     Created, Options, Rootfs, Setup,
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Entrance, Wanted},
     channel::Word,
     hooks::{self, About, Moment},
     idmap,
@@ -31,12 +31,28 @@ pub(super) fn create(
     plan.process.preserve(options.preserve_fds);
     plan.process.connect_listener()?;
     let linux = setup.spec.linux().as_ref();
-    let cgroup = Cgroup::create(
-        &plan.cgroup,
-        linux.and_then(|linux| linux.resources().as_ref()),
-        mounts::parts_cgroups(&setup.spec),
-    )?;
-    match launch(setup, options, &plan, &cgroup, born) {
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let parted = mounts::parts_cgroups(&setup.spec);
+    let (cgroup, placeholder) = match &options.unit {
+        None => (Cgroup::create(&plan.cgroup, resources, parted)?, None),
+        Some(unit) => {
+            let placeholder = placeholder()?;
+            let wanted = Wanted {
+                unit,
+                id: &setup.id,
+                annotations: &setup.spec.annotations().clone().unwrap_or_default(),
+                placeholder: placeholder.pid(),
+            };
+            (
+                Cgroup::create_unit(&wanted, resources, parted)?,
+                Some(placeholder),
+            )
+        }
+    };
+    let launched = launch(setup, options, &plan, &cgroup, born);
+    drop(placeholder);
+    let launched = launched.and_then(|it| cgroup.limit_to_one(resources).map(|()| it));
+    match launched {
         Ok((child, terminal, about)) => {
             let (pid, pidfd, channel) = child.keep()?;
             Ok(Created {
@@ -44,7 +60,8 @@ pub(super) fn create(
                 pidfd,
                 terminal,
                 cgroup,
-                channel: Some(channel),
+                started: channel.is_none(),
+                channel,
                 hooks: setup.spec.hooks().clone(),
                 about,
             })
@@ -55,6 +72,14 @@ pub(super) fn create(
             Err(error)
         }
     }
+}
+
+/// A process that does nothing, in no cgroup of its own, until it is dropped.
+fn placeholder() -> Result<Child> {
+    spawn::spawn(0, &Entrance::default(), |channel| {
+        let _ = channel.recv();
+        sys::exit(0)
+    })
 }
 
 fn launch(
@@ -109,6 +134,21 @@ fn launch(
         Some(_) => plan.new & !(libc::CLONE_NEWTIME as u64),
         None => plan.new,
     };
+    let mut born = Some(born);
+    let mut born = |pid| born.take().map_or(Ok(()), |born| born(pid, cgroup));
+    if options.at_once && options.gate.is_none() && init::can_go_alone(plan, &setup.stdio, hooks) {
+        let child = joined.with(|| {
+            spawn::spawn_at_once(
+                new,
+                &entrance,
+                |pid| init::prepare_alone(pid, &context, || born(pid)),
+                || init::go(&context),
+            )
+        })?;
+        if let Some(child) = child {
+            return Ok((child, None, about));
+        }
+    }
     let child = joined.with(|| {
         if joined.user.is_none() && time.is_none() {
             return spawn::spawn(new, &entrance, |channel| init::main(channel, &context));
@@ -129,7 +169,7 @@ fn launch(
         maps.write(child.pid())?;
         channel.send(&Word::Go)?;
     }
-    born(child.pid(), cgroup)?;
+    born(child.pid())?;
     if !plan.net_devices.is_empty() {
         let own = open_namespace(Path::new("/proc/self/ns/net"))?;
         let theirs = namespace(child.pid(), "net")?;

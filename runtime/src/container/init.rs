@@ -38,9 +38,10 @@ pub(super) fn parent_has_hooks(hooks: Option<&Hooks>) -> bool {
 
 /// Runs as the new process; returns only what failed.
 pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
-    match build(channel, context) {
-        Ok(()) => {}
-        Err(error) => return error,
+    if let Err(error) =
+        build(Some(channel), context).and_then(|master| channel.send(&Word::Done(master)))
+    {
+        return error;
     }
     let Some(gate) = context.gate else {
         return match channel.wait() {
@@ -61,8 +62,39 @@ pub(super) fn main(channel: &Channel, context: &Context<'_>) -> Error {
     }
 }
 
-/// Runs the program.
-fn go(context: &Context<'_>) -> Error {
+/// Whether the process can do all by itself, in the parent's memory: nobody else can be in its pid namespace and look into that, and
+/// neither a hook nor a map, a terminal or a network device is to be handled by the parent before the program runs.
+pub(super) fn can_go_alone(plan: &Plan, stdio: &Stdio, hooks: Option<&Hooks>) -> bool {
+    let moments = [
+        Moment::Prestart,
+        Moment::CreateRuntime,
+        Moment::CreateContainer,
+        Moment::StartContainer,
+    ];
+    plan.new & libc::CLONE_NEWPID as u64 != 0
+        && !plan.user
+        && plan.time_offsets.is_none()
+        && plan.net_devices.is_empty()
+        && !plan.process.has_listener()
+        && !matches!(stdio, Stdio::Terminal { .. })
+        && moments.iter().all(|moment| moment.of(hooks).is_empty())
+}
+
+/// The same as `main` for a process that does all by itself, up to `go`. `pid`: its number on the host. `born` is called first.
+pub(super) fn prepare_alone(
+    pid: i32,
+    context: &Context<'_>,
+    born: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    // The host's files are still here.
+    born()?;
+    context.plan.process.score(pid)?;
+    build(None, context)?;
+    context.plan.process.bound(0)
+}
+
+/// Runs the program. Returns only what failed.
+pub(super) fn go(context: &Context<'_>) -> Error {
     if let Err(error) = hooks::run(
         context.hooks,
         Moment::StartContainer,
@@ -74,7 +106,9 @@ fn go(context: &Context<'_>) -> Error {
     context.plan.process.exec()
 }
 
-fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
+/// Makes everything up to the program; returns the terminal's master side, where there is one. `channel`: to a parent that has a part in it.
+fn build(channel: Option<&Channel>, context: &Context<'_>) -> Result<Option<OwnedFd>> {
+    let wait = || channel.map_or(Ok(()), |channel| channel.wait().map(drop));
     let plan = context.plan;
     if plan.process.has_listener() {
         // The host's procfs is still here, and tells the number that the host has for this process.
@@ -89,7 +123,7 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
     begin()?;
     if plan.user {
         if plan.maps.is_some() {
-            channel.wait()?;
+            wait()?;
         }
         become_root()?;
     }
@@ -118,8 +152,8 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
         &plan.process.cwd,
     )?;
     if parent_has_hooks(context.hooks) {
-        channel.send(&Word::Done(None))?;
-        channel.wait()?;
+        channel.map_or(Ok(()), |channel| channel.send(&Word::Done(None)))?;
+        wait()?;
     }
     hooks::run(
         context.hooks,
@@ -137,7 +171,7 @@ fn build(channel: &Channel, context: &Context<'_>) -> Result<()> {
         // Whoever creates a container wants to hear of this now, not at its start.
         plan.process.look_for_program()?;
     }
-    channel.send(&Word::Done(master))
+    Ok(master)
 }
 
 /// What every process of a container does first. It is still a copy of the runtime: until it runs its program nobody in the container may look

@@ -23,6 +23,7 @@ mod seccomp;
 mod spawn;
 mod sys;
 mod terminal;
+mod vfork;
 
 use crate::{Error, Result};
 use channel::{Channel, Word};
@@ -33,7 +34,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use cgroup::{Cgroup, CgroupStats, Pressure, Stall, delegated};
+pub use cgroup::{
+    Amount, Cgroup, CgroupStats, CpuFigures, Figures, IoFigures, Manager, MemoryFigures, OomEvents,
+    Pressure, Stall, Unit, delegated,
+};
 pub(crate) use mounts::{BindMount, stopped_root};
 pub use seccomp::{default_seccomp, default_seccomp_for};
 pub use swarm_api::backend::WindowSize;
@@ -85,6 +89,11 @@ pub struct Options {
     pub preserve_fds: u32,
     /// The container gets a session keyring of its own.
     pub session_keyring: bool,
+    /// The program runs as soon as it can, where nothing is to be done before by the caller; `Created::start` is to be called nevertheless.
+    /// `born` is called in the container's process then.
+    pub at_once: bool,
+    /// The cgroup is that of this unit, which systemd is asked to make, and not the one that the spec names.
+    pub unit: Option<Unit>,
 }
 
 /// What `create` needs.
@@ -110,6 +119,8 @@ pub struct Created {
     terminal: Option<OwnedFd>,
     cgroup: Cgroup,
     channel: Option<Channel>,
+    /// Its program runs already (`Options::at_once`), but for the `poststart` hooks nothing is left to do.
+    started: bool,
     hooks: Option<oci_spec::runtime::Hooks>,
     about: About,
 }
@@ -201,6 +212,9 @@ impl Created {
     /// Runs the program. Where it cannot be run the error names it, and the process ends. A failing `poststart` hook is an error too,
     /// with the program running on.
     pub fn start(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.started) {
+            return poststart(self.hooks.as_ref(), &self.about, self.pid);
+        }
         let channel = self.channel.take().ok_or_else(|| {
             Error::Conflict(format!(
                 "the container {} was started already",
@@ -228,6 +242,10 @@ fn start(
             ));
         }
     }
+    poststart(hooks, about, pid)
+}
+
+fn poststart(hooks: Option<&oci_spec::runtime::Hooks>, about: &About, pid: i32) -> Result<()> {
     hooks::run(hooks, Moment::Poststart, about, Some(pid))
 }
 

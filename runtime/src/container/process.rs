@@ -234,15 +234,25 @@ impl Plan {
     /// The parent's part, for it has the rights on the host: resource limits and the OOM score of a process that does not run its
     /// program yet.
     pub(super) fn limit(&self, pid: i32) -> Result<()> {
-        if let Some(score) = self.oom_score_adj {
-            match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
-                // Less than its own nobody but the host's root may give: the user's is as near as it gets.
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.rootless => {}
-                other => other.map_err(|e| {
-                    Error::io(format!("set the container's oom_score_adj to {score}"), e)
-                })?,
-            }
+        self.score(pid)?;
+        self.bound(pid)
+    }
+
+    /// Sets the OOM score of a process with this number in the host's `/proc`.
+    pub(super) fn score(&self, pid: i32) -> Result<()> {
+        let Some(score) = self.oom_score_adj else {
+            return Ok(());
+        };
+        match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+            // Less than its own nobody but the host's root may give: the user's is as near as it gets.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.rootless => Ok(()),
+            other => other
+                .map_err(|e| Error::io(format!("set the container's oom_score_adj to {score}"), e)),
         }
+    }
+
+    /// Sets the resource limits of a process; 0: of this one.
+    pub(super) fn bound(&self, pid: i32) -> Result<()> {
         for &(resource, soft, hard) in &self.limits {
             sys::prlimit(pid, resource, soft, hard).map_err(|e| {
                 Error::io(

@@ -4,6 +4,7 @@ use super::{
     cgroup::Entrance,
     channel::{self, Channel, Word},
     sys::{self, Forked},
+    vfork,
 };
 use crate::{Error, Result};
 use nix::{sys::wait::waitpid, unistd::Pid};
@@ -11,9 +12,10 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A process that has not run its program yet. Dropped without `keep` it is killed and waited for.
+/// A process that has only just begun. Dropped without `keep` it is killed and waited for.
 #[derive(Debug)]
 pub(super) struct Child {
     pid: i32,
@@ -35,10 +37,11 @@ impl Child {
     }
 
     /// It is the caller's from now on: number, descriptor, channel.
-    pub(super) fn keep(mut self) -> Result<(i32, OwnedFd, Channel)> {
-        match (self.pidfd.take(), self.channel.take()) {
-            (Some(pidfd), Some(channel)) => Ok((self.pid, pidfd, channel)),
-            _ => Err(Error::Internal(
+    /// There is no channel where it runs its program already.
+    pub(super) fn keep(mut self) -> Result<(i32, OwnedFd, Option<Channel>)> {
+        match self.pidfd.take() {
+            Some(pidfd) => Ok((self.pid, pidfd, self.channel.take())),
+            None => Err(Error::Internal(
                 "the process was given away already".to_owned(),
             )),
         }
@@ -76,6 +79,50 @@ pub(super) fn spawn(
             fail(&theirs, error)
         }
     }
+}
+
+/// The same without a channel, for a process that needs nothing of the caller any more: it uses the caller's memory until it runs its
+/// program, and the caller sleeps until then (see `vfork`). `prepare` gets its number here; `run` is its last step and returns only
+/// what failed. `None`: this kernel does not have it.
+pub(super) fn spawn_at_once(
+    flags: u64,
+    entrance: &Entrance,
+    mut prepare: impl FnMut(i32) -> Result<()>,
+    run: impl Fn() -> Error,
+) -> Result<Option<Child>> {
+    let mut failure = None;
+    // Atomic, so that it is written where it stands: `run` does not come back where all is well.
+    let prepared = AtomicBool::new(false);
+    let inside = entrance.directory.is_some();
+    let mut main = |pid| {
+        failure = Some(match enter(entrance, inside).and_then(|()| prepare(pid)) {
+            Ok(()) => {
+                prepared.store(true, Ordering::SeqCst);
+                run()
+            }
+            Err(error) => error,
+        });
+    };
+    let cgroup = entrance.directory.as_ref().map(AsFd::as_fd);
+    let (pid, pidfd) = match vfork::vfork(flags, cgroup, &mut main) {
+        Ok(child) => child,
+        Err(e) if is_old(&e) || e.raw_os_error() == Some(libc::EACCES) => return Ok(None),
+        Err(e) => return Err(failed(&e, flags)),
+    };
+    if failure.is_none() && !prepared.load(Ordering::SeqCst) {
+        failure = Some(Error::Internal(
+            "the container's process has ended before its work was done".to_owned(),
+        ));
+    }
+    if let Some(error) = failure {
+        wait(pid);
+        return Err(error);
+    }
+    Ok(Some(Child {
+        pid,
+        pidfd: Some(pidfd),
+        channel: None,
+    }))
 }
 
 /// The same through a process in between that first does `between` (joins namespaces that only its children can be in); the new process

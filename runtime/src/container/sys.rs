@@ -40,18 +40,11 @@ pub(super) fn clone3(
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<Forked> {
     let mut pidfd: RawFd = -1;
-    // SAFETY: all-zero is a valid clone_args.
-    let mut args: libc::clone_args = unsafe { zeroed() };
-    args.flags = flags | libc::CLONE_PIDFD as u64;
-    args.pidfd = &raw mut pidfd as u64;
+    let mut args = clone_args(flags, cgroup, &mut pidfd);
     if sibling {
         args.flags |= libc::CLONE_PARENT as u64;
     } else {
         args.exit_signal = libc::SIGCHLD as u64;
-    }
-    if let Some(cgroup) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
     }
     // SAFETY: no CLONE_VM: the child has its own copy of the memory, so this is a fork; see the doc comment.
     let pid = check(unsafe {
@@ -62,6 +55,29 @@ pub(super) fn clone3(
         )
     })?;
     Ok(forked(pid, pidfd))
+}
+
+/// What clone3 takes: these flags, a cgroup, and a place for the new process's pidfd.
+pub(super) fn clone_args(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    pidfd: &mut RawFd,
+) -> libc::clone_args {
+    // SAFETY: all-zero is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { zeroed() };
+    args.flags = flags | libc::CLONE_PIDFD as u64;
+    args.pidfd = ptr::from_mut(pidfd) as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+    args
+}
+
+/// Takes a descriptor that the kernel has just made for this process.
+pub(super) fn new_descriptor(fd: RawFd) -> OwnedFd {
+    // SAFETY: for callers that have it from the kernel and keep no other copy of the number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// The same by `clone(2)`, without a cgroup.
@@ -85,8 +101,7 @@ fn forked(pid: libc::c_long, pidfd: RawFd) -> Forked {
     }
     Forked::Parent {
         pid: i32::try_from(pid).unwrap_or(-1),
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        pidfd: new_descriptor(pidfd),
     }
 }
 

@@ -8,6 +8,7 @@ mod cleanup;
 mod connection;
 mod container;
 mod logs;
+mod memory;
 pub(crate) mod quota;
 mod recover;
 mod root;
@@ -35,6 +36,7 @@ use swarm_api::backend::{AttachOptions, Input, LogOptions, LogStream, Output, Wi
 use swarm_api::model::Timestamp;
 use tokio::sync::broadcast;
 
+pub use memory::OomWatch;
 pub(crate) use root::Root;
 pub use types::{ContainerState, CreatedContainer, EngineConfig, Usage};
 
@@ -363,17 +365,26 @@ impl Engine {
     /// # Errors
     /// [`Error::Conflict`] where it has ended.
     pub async fn stats(&self, id: &str) -> Result<Usage> {
+        let cgroup = self.cgroup(id).await?;
+        cleanup::blocking(move || Usage::of(&cgroup)).await
+    }
+
+    /// Follows what the kernel kills of a container for want of memory.
+    ///
+    /// # Errors
+    /// When it has ended, or its cgroup does not tell.
+    pub async fn oom_watch(&self, id: &str) -> Result<OomWatch> {
+        OomWatch::new(self.cgroup(id).await?)
+    }
+
+    async fn cgroup(&self, id: &str) -> Result<Cgroup> {
         let container = self.known(id)?;
         let ended = Error::Conflict(format!("container {id} has ended; it uses nothing"));
         if container.state().is_stopped() {
             return Err(ended);
         }
         let dir = container.shared.dir.clone();
-        cleanup::blocking(move || match cleanup::cgroup(&dir) {
-            Some(cgroup) => Usage::of(&cgroup),
-            None => Err(ended),
-        })
-        .await
+        cleanup::blocking(move || cleanup::cgroup(&dir).ok_or(ended)).await
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {

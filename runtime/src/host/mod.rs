@@ -14,6 +14,7 @@ mod gc;
 mod health;
 mod images;
 mod machine;
+mod memory;
 mod netns;
 mod own;
 mod plan;
@@ -186,6 +187,14 @@ impl Host {
         self.inner.store.put_layer(digest, archive).await
     }
 
+    /// One part of an image for one who checks its digest; see [`Store::give_layer`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn give_layer(&self, digest: &str) -> Result<BoxStream<Result<Bytes>>> {
+        Ok(self.inner.store.give_layer(digest)?)
+    }
+
     /// Asks these before a registry from now on.
     pub fn share(&self, neighbours: Option<Arc<dyn Neighbours>>) {
         self.inner.puller.share(neighbours);
@@ -330,6 +339,7 @@ impl Inner {
                         }
                     });
                     self.watch_health(&id);
+                    self.watch_memory(&id);
                 }
                 // It ended while nobody looked, or was about to be started and never was.
                 Some(

@@ -51,6 +51,7 @@ impl Inner {
                 self.running(&id, &state);
             }
             self.watch_health(&id);
+            self.watch_memory(&id);
             // Asked again: an end that was told before the task was known to run was not heard.
             if let Some(state) = self.engine.state(id.as_str()) {
                 self.ended(&id, &state);
@@ -233,6 +234,9 @@ impl Inner {
                 } else {
                     format!("{}; {message}", status.message)
                 };
+            }
+            if exit.oom_killed {
+                status.oom_kills = status.oom_kills.max(1);
             }
             status.exit = Some(*exit);
             status.pid = None;

@@ -257,6 +257,10 @@ pub(super) fn task_attributes(task: &Task) -> BTreeMap<String, String> {
             attributes.insert("oom_killed".into(), "true".into());
         }
     }
+    if task.status.oom_kills > 0 {
+        let kills = task.status.oom_kills.to_string();
+        attributes.insert("oom_kills".into(), kills);
+    }
     if let Some(health) = &task.status.health {
         attributes.insert("health".into(), health.state.to_string());
     }

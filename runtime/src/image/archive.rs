@@ -4,7 +4,7 @@
 use super::record::Recorder;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::io::{Read, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
 const BLOCK: usize = 512;
@@ -84,7 +84,11 @@ fn damaged(what: impl std::fmt::Display) -> Error {
     Error::Invalid(format!("the tar archive is damaged: {what}"))
 }
 
-impl<R: Read, W: Write> Archive<R, W> {
+fn unreadable(e: &std::io::Error) -> Error {
+    Error::Invalid(format!("the archive cannot be read: {e}"))
+}
+
+impl<R: BufRead, W: Write> Archive<R, W> {
     pub(super) fn new(input: R, record: W) -> Self {
         Self {
             input,
@@ -270,13 +274,28 @@ impl<R: Read, W: Write> Archive<R, W> {
             return Ok(());
         }
         self.record.file(path, label, self.remaining)?;
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match self.some(&mut buffer)? {
-                0 => return Ok(()),
-                read => sink(&buffer[..read])?,
+        while self.remaining > 0 {
+            // As it lies in the reader's own buffer.
+            let bytes = loop {
+                match self.input.fill_buf() {
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(e) => return Err(unreadable(&e)),
+                    Ok(bytes) => break bytes,
+                }
+            };
+            let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+            let bytes = &bytes[..bytes.len().min(most)];
+            if bytes.is_empty() {
+                return Err(damaged("it ends within an entry"));
             }
+            self.hash.update(bytes);
+            sink(bytes)?;
+            let read = bytes.len();
+            self.input.consume(read);
+            self.read += read as u64;
+            self.remaining -= read as u64;
         }
+        Ok(())
     }
 
     /// Reads what follows the archive's end, and sums up.
@@ -415,8 +434,8 @@ impl<R: Read, W: Write> Archive<R, W> {
     fn input_read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             match self.input.read(buffer) {
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::Invalid(format!("the archive cannot be read: {e}"))),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(unreadable(&e)),
                 Ok(read) => return Ok(read),
             }
         }

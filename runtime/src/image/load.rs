@@ -2,7 +2,7 @@
 //! image layout. What it holds is put aside on the disk first, because it says at its end only what is what.
 
 use super::archive::digest_of;
-use super::{Inner, decompress, documents::LARGEST};
+use super::{Inner, decompress, documents::LARGEST, stream::CHUNK};
 use crate::registry::{
     Descriptor, Document, ImageFile, Platform, choose, read_config, read_document,
 };
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use swarm_api::model::{Image, ImageReference, Timestamp};
 
@@ -44,7 +44,7 @@ struct DockerImage {
 /// Takes all images of `reader` in. `name` is for an archive with one image.
 pub(super) fn load(
     inner: &Inner,
-    reader: impl Read,
+    reader: impl BufRead,
     name: Option<&ImageReference>,
     now: Timestamp,
 ) -> Result<Vec<Image>> {
@@ -81,7 +81,7 @@ fn take(inner: &Inner, found: Vec<Found>, now: Timestamp) -> Result<Vec<Image>> 
             if inner.find(diff_id).is_err() {
                 let archive = File::open(path)
                     .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
-                inner.unpack(archive, Some(diff_id))?;
+                inner.unpack(BufReader::with_capacity(CHUNK, archive), Some(diff_id))?;
             }
             size += inner.size(diff_id)?;
         }
@@ -105,7 +105,7 @@ fn take(inner: &Inner, found: Vec<Found>, now: Timestamp) -> Result<Vec<Image>> 
 }
 
 impl Aside {
-    fn read(reader: impl Read, folder: &Path) -> Result<Self> {
+    fn read(reader: impl BufRead, folder: &Path) -> Result<Self> {
         let bad = |e: std::io::Error| Error::Invalid(format!("this is no archive of images: {e}"));
         let mut archive = tar::Archive::new(decompress(reader)?);
         let mut aside = Self {

@@ -25,6 +25,7 @@ pub(crate) mod resolve;
 mod rootfs;
 mod save;
 pub(crate) mod stream;
+mod syncs;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -36,7 +37,7 @@ use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,7 @@ struct Inner {
     documents_dir: PathBuf,
     layers_dir: PathBuf,
     next: AtomicU64,
+    syncs: syncs::Syncs,
     state: Mutex<State>,
 }
 
@@ -98,6 +100,7 @@ impl Store {
             documents_dir: data_dir.join("documents"),
             layers_dir: data_dir.join("layers"),
             next: AtomicU64::new(0),
+            syncs: syncs::Syncs::default(),
             state: Mutex::default(),
         };
         for dir in [&inner.images_dir, &inner.documents_dir, &inner.layers_dir] {
@@ -393,17 +396,34 @@ impl Store {
     /// [`Error::NotFound`] where it is not here. The stream ends with [`swarm_api::Error::Internal`] where its files
     /// have changed.
     pub fn export_layer(&self, digest: &str) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
+        self.part(digest, |folder, digest, sink| {
+            record::rebuild(folder, digest, |bytes| sink(Bytes::copy_from_slice(bytes)))
+        })
+    }
+
+    /// As [`Store::export_layer`], for one who checks the digest: what comes out is another layer where files have changed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is not here.
+    pub fn give_layer(&self, digest: &str) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
+        self.part(digest, |folder, digest, sink| {
+            record::read_back(folder, digest, sink)
+        })
+    }
+
+    fn part(
+        &self,
+        digest: &str,
+        read: impl FnOnce(&Path, &str, &mut dyn FnMut(Bytes) -> bool) -> Result<()> + Send + 'static,
+    ) -> Result<BoxStream<swarm_api::Result<Bytes>>> {
         if self.inner.has_document(digest) {
             let bytes = Bytes::from(self.inner.document(digest)?);
-            return Ok(stream::write_in_thread(move |sink| {
-                sink(&bytes);
-                Ok(())
-            }));
+            return Ok(Box::pin(futures_util::stream::iter([Ok(bytes)])));
         }
         let folder = self.inner.find(digest)?;
         let digest = digest.to_owned();
-        Ok(stream::write_in_thread(move |sink| {
-            record::rebuild(&folder, &digest, sink)
+        Ok(stream::pieces_in_thread(move |sink| {
+            read(&folder, &digest, sink)
         }))
     }
 
@@ -488,7 +508,7 @@ impl Inner {
     }
 
     /// Unpacks an archive to a layer. Where `wanted` is given, only one of that digest is accepted.
-    fn unpack(&self, reader: impl Read, wanted: Option<&str>) -> Result<Layer> {
+    fn unpack(&self, reader: impl BufRead, wanted: Option<&str>) -> Result<Layer> {
         let new = self.new_path();
         let outcome = self.unpack_to(&new, reader, wanted);
         if new.exists()
@@ -499,7 +519,7 @@ impl Inner {
         outcome
     }
 
-    fn unpack_to(&self, new: &Path, reader: impl Read, wanted: Option<&str>) -> Result<Layer> {
+    fn unpack_to(&self, new: &Path, reader: impl BufRead, wanted: Option<&str>) -> Result<Layer> {
         let tree = new.join(TREE);
         let at = |what: &str, path: &Path| format!("{what} {}", path.display());
         std::fs::create_dir_all(&tree).map_err(|e| Error::io(at("make", &tree), e))?;
@@ -519,13 +539,14 @@ impl Inner {
         let size = new.join(SIZE);
         std::fs::write(&size, summary.size.to_string())
             .map_err(|e| Error::io(at("write", &size), e))?;
-        // Whole on the disk before it has its name.
-        rustix::fs::syncfs(&summary.record).map_err(|e| Error::io(at("sync", new), e))?;
+        // Whole on the disk before it has its name; that is there for good before an image has it (`put_image`).
+        self.syncs
+            .sync(&summary.record)
+            .map_err(|e| Error::io(at("sync", new), e))?;
         let to = self.layers_dir.join(hex(&summary.digest)?);
         let mut state = self.lock();
         if !to.is_dir() {
             std::fs::rename(new, &to).map_err(|e| Error::io(at("move a layer to", &to), e))?;
-            sync_folder(&self.layers_dir)?;
         }
         state.fresh.insert(summary.digest.clone());
         Ok(Layer {
@@ -572,6 +593,7 @@ impl Inner {
             self.find(layer)
                 .map_err(|e| Error::NotFound(format!("the image {}: {e}", image.reference)))?;
         }
+        sync_folder(&self.layers_dir)?;
         let path = self.image_path(&image.reference);
         let json = serde_json::to_vec_pretty(&image).map_err(|e| {
             Error::Internal(format!("cannot write the image {}: {e}", image.digest))
@@ -595,18 +617,19 @@ impl Inner {
 }
 
 /// `reader`, without the compression of gzip or zstd if it has that.
-fn decompress<'a>(mut reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+fn decompress<'a>(mut reader: impl BufRead + 'a) -> Result<Box<dyn BufRead + 'a>> {
     let bad = |e: std::io::Error| Error::Invalid(format!("the archive cannot be read: {e}"));
     let mut start = Vec::with_capacity(4);
     (&mut reader).take(4).read_to_end(&mut start).map_err(bad)?;
     let kind = start.clone();
-    let whole = BufReader::with_capacity(64 << 10, std::io::Cursor::new(start).chain(reader));
+    let whole = std::io::Cursor::new(start).chain(reader);
     if kind.starts_with(&[0x1f, 0x8b]) {
-        Ok(Box::new(MultiGzDecoder::new(whole)))
+        let plain = MultiGzDecoder::new(whole);
+        Ok(Box::new(BufReader::with_capacity(stream::CHUNK, plain)))
     } else if kind == ZSTD {
         let mut decoder = zstd::stream::read::Decoder::with_buffer(whole).map_err(bad)?;
         decoder.window_log_max(ZSTD_WINDOW).map_err(bad)?;
-        Ok(Box::new(decoder))
+        Ok(Box::new(BufReader::with_capacity(stream::CHUNK, decoder)))
     } else {
         Ok(Box::new(whole))
     }

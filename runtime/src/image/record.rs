@@ -4,7 +4,10 @@
 use super::archive::digest_of;
 use super::resolve;
 use crate::{Error, Result};
+use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -81,11 +84,30 @@ pub(super) fn rebuild(
     digest: &str,
     mut sink: impl FnMut(&[u8]) -> bool,
 ) -> Result<()> {
-    let broken = |why: String| {
-        Error::Internal(format!(
-            "the layer {digest} is damaged on this host: {why}; remove its images and import them again"
-        ))
-    };
+    let (mut hash, mut open) = (Sha256::new(), true);
+    read_back(folder, digest, |piece| {
+        hash.update(&piece);
+        open = sink(&piece);
+        open
+    })?;
+    let found = digest_of(hash);
+    if open && found != digest {
+        let why = format!("its files have changed, it is {found} now");
+        return Err(damaged(digest, &why));
+    }
+    Ok(())
+}
+
+/// As [`rebuild`], for one who checks the digest: what comes out may be something else where files have changed.
+///
+/// # Errors
+/// [`Error::Internal`] when the archive cannot be made.
+pub(super) fn read_back(
+    folder: &Path,
+    digest: &str,
+    sink: impl FnMut(Bytes) -> bool,
+) -> Result<()> {
+    let broken = |why: std::io::Error| damaged(digest, &why);
     let path = folder.join(super::RECORD);
     let file = File::open(&path).map_err(|e| Error::io(format!("open {}", path.display()), e))?;
     let mut record = GzDecoder::new(BufReader::new(file));
@@ -95,47 +117,95 @@ pub(super) fn rebuild(
         Err(e) if resolve::is_missing(&e) => None,
         Err(e) => return Err(e),
     };
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
+    let mut out = Pieces {
+        piece: Vec::with_capacity(CHUNK),
+        sink,
+        open: true,
+    };
     let mut tag = [0];
-    loop {
-        match record.read(&mut tag) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(e) => return Err(broken(format!("its record cannot be read: {e}"))),
-        }
-        let mut part: Box<dyn Read> = match tag[0] {
+    while out.open && record.read(&mut tag).map_err(broken)? > 0 {
+        match tag[0] {
             RAW => {
-                let length = u32::from_le_bytes(
-                    array(&mut record).map_err(|e| broken(format!("its record: {e}")))?,
-                );
-                Box::new((&mut record).take(u64::from(length)))
+                let length = u32::from_le_bytes(array(&mut record).map_err(broken)?);
+                out.copy(&mut record, u64::from(length)).map_err(broken)?;
             }
             FILE => {
-                let (size, file) = contents(&mut record, &root, replaced.as_ref())
-                    .map_err(|e| broken(e.to_string()))?;
-                Box::new(Exact { file, left: size })
+                let (size, file) =
+                    contents(&mut record, &root, replaced.as_ref()).map_err(broken)?;
+                out.file(&file, size).map_err(broken)?;
             }
-            other => return Err(broken(format!("its record has a part of the kind {other}"))),
-        };
-        loop {
-            let read = part
-                .read(&mut buffer)
-                .map_err(|e| broken(format!("a part of it cannot be read: {e}")))?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-            if !sink(&buffer[..read]) {
-                return Ok(());
+            other => {
+                let why = format!("its record has a part of the kind {other}");
+                return Err(damaged(digest, &why));
             }
         }
     }
-    let found = digest_of(hash);
-    if found != digest {
-        return Err(broken(format!("its files have changed, it is {found} now")));
-    }
+    out.flush();
     Ok(())
+}
+
+fn damaged(digest: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::Internal(format!(
+        "the layer {digest} is damaged on this host: {why}; remove its images and import them again"
+    ))
+}
+
+/// An archive in pieces of one size, however small its parts are; files are read into them without a copy.
+struct Pieces<S> {
+    piece: Vec<u8>,
+    sink: S,
+    /// Whether more is wanted.
+    open: bool,
+}
+
+impl<S: FnMut(Bytes) -> bool> Pieces<S> {
+    fn flush(&mut self) {
+        if self.open && !self.piece.is_empty() {
+            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(CHUNK));
+            self.open = (self.sink)(piece.into());
+        }
+    }
+
+    /// The room in the piece for what is `left`; never none where there is something left.
+    fn room(&mut self, left: u64) -> usize {
+        if self.piece.len() >= CHUNK {
+            self.flush();
+        }
+        let room = CHUNK.saturating_sub(self.piece.len());
+        usize::try_from(left).map_or(room, |left| left.min(room))
+    }
+
+    fn copy(&mut self, from: &mut impl Read, mut left: u64) -> std::io::Result<()> {
+        while left > 0 && self.open {
+            let room = self.room(left) as u64;
+            let read = from.take(room).read_to_end(&mut self.piece)? as u64;
+            if read < room {
+                return Err(std::io::Error::other("its record is shorter than it was"));
+            }
+            left -= read;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, file: &OwnedFd, mut left: u64) -> std::io::Result<()> {
+        while left > 0 && self.open {
+            self.room(left);
+            let before = self.piece.len();
+            let free = spare_capacity(&mut self.piece);
+            let read = match rustix::io::read(file, free) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if read == 0 {
+                return Err(std::io::Error::other("a file of it is shorter than it was"));
+            }
+            // It may be longer than it was.
+            let wanted = usize::try_from(left).map_or(read, |left| left.min(read));
+            self.piece.truncate(before + wanted);
+            left -= wanted as u64;
+        }
+        Ok(())
+    }
 }
 
 fn array<const N: usize>(record: &mut impl Read) -> std::io::Result<[u8; N]> {
@@ -148,7 +218,7 @@ fn contents(
     record: &mut impl Read,
     root: &OwnedFd,
     replaced: Option<&OwnedFd>,
-) -> std::io::Result<(u64, File)> {
+) -> std::io::Result<(u64, OwnedFd)> {
     let size = u64::from_le_bytes(array(record)?);
     let label = u64::from_le_bytes(array(record)?);
     let length = u32::from_le_bytes(array(record)?);
@@ -157,30 +227,7 @@ fn contents(
     if let Some(replaced) = replaced
         && let Ok(file) = resolve::open_exact(replaced, label.to_string().as_bytes())
     {
-        return Ok((size, file.into()));
+        return Ok((size, file));
     }
-    Ok((size, resolve::open_exact(root, &path)?.into()))
-}
-
-/// Exactly `left` bytes of a file; fewer are an error, and more as well.
-struct Exact {
-    file: File,
-    left: u64,
-}
-
-impl Read for Exact {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let wanted = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        if wanted == 0 {
-            return Ok(0);
-        }
-        let read = self.file.read(&mut buffer[..wanted])?;
-        if read == 0 {
-            return Err(std::io::Error::other("a file of it is shorter than it was"));
-        }
-        self.left -= read as u64;
-        Ok(read)
-    }
+    Ok((size, resolve::open_exact(root, &path)?))
 }

@@ -1,9 +1,9 @@
 //! Between an asynchronous stream of bytes and a thread that reads or writes: bounded channels, so that the slower
 //! side holds the faster one.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use swarm_api::{BoxStream, Error, Result};
 use tokio::sync::mpsc;
 
@@ -23,8 +23,8 @@ pub(crate) struct StreamReader {
     ended: bool,
 }
 
-impl Read for StreamReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+impl BufRead for StreamReader {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         while self.now.is_empty() && !self.ended {
             match self.pieces.blocking_recv() {
                 Some(Piece::Data(bytes)) => self.now = bytes,
@@ -32,9 +32,19 @@ impl Read for StreamReader {
                 None => return Err(std::io::Error::other("its sender has gone")),
             }
         }
-        let length = self.now.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&self.now.split_to(length));
-        Ok(length)
+        Ok(&self.now)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.now.advance(amount);
+    }
+}
+
+impl Read for StreamReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
@@ -80,15 +90,21 @@ pub(crate) async fn read_in_thread<T: Send + 'static>(
 pub(crate) fn write_in_thread(
     work: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> crate::Result<()> + Send + 'static,
 ) -> BoxStream<Result<Bytes>> {
+    pieces_in_thread(move |sink| {
+        work(&mut |bytes| {
+            let mut chunks = bytes.chunks(CHUNK);
+            chunks.all(|chunk| sink(Bytes::copy_from_slice(chunk)))
+        })
+    })
+}
+
+/// As [`write_in_thread`], of pieces that go as they are.
+pub(super) fn pieces_in_thread(
+    work: impl FnOnce(&mut dyn FnMut(Bytes) -> bool) -> crate::Result<()> + Send + 'static,
+) -> BoxStream<Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
-        let mut sink = |bytes: &[u8]| {
-            bytes.chunks(CHUNK).all(|chunk| {
-                sender
-                    .blocking_send(Ok(Bytes::copy_from_slice(chunk)))
-                    .is_ok()
-            })
-        };
+        let mut sink = |bytes| sender.blocking_send(Ok(bytes)).is_ok();
         if let Err(e) = work(&mut sink) {
             let _ = sender.blocking_send(Err(e.into()));
         }

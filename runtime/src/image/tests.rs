@@ -526,6 +526,15 @@ async fn a_damaged_layer_is_not_passed_on_as_whole() {
         matches!(&refused, Err(swarm_api::Error::Internal(w)) if w.contains("damaged")),
         "{refused:?}"
     );
+    // One who takes it from a peer finds out itself.
+    let (_dir, other) = self::store();
+    let given = store.give_layer(&image.layers[0]).unwrap();
+    let taken = other.put_layer(&image.layers[0], given).await;
+    assert!(
+        matches!(&taken, Err(swarm_api::Error::Invalid(_))),
+        "{taken:?}"
+    );
+    assert_eq!(left(&other), (0, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Unpacks all of `archive` into `root`, an empty folder. Files that the archive itself replaces are kept in the
 /// folder `replaced`, under their labels, because the archive cannot be made again without them.
-pub(super) fn unpack<R: Read, W: Write>(
+pub(super) fn unpack<R: BufRead, W: Write>(
     archive: &mut Archive<R, W>,
     root: &Path,
     replaced: &Path,
@@ -66,7 +66,7 @@ enum Before {
 }
 
 impl Unpacker {
-    fn apply<R: Read, W: Write>(
+    fn apply<R: BufRead, W: Write>(
         &mut self,
         archive: &mut Archive<R, W>,
         entry: &Entry,
@@ -96,7 +96,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn make<R: Read, W: Write>(
+    fn make<R: BufRead, W: Write>(
         &mut self,
         archive: &mut Archive<R, W>,
         entry: &Entry,
@@ -373,7 +373,7 @@ fn set_opaque(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::fs::fsetxattr(fd, rootless::opaque_attribute(), b"y", XattrFlags::empty())
 }
 
-fn sparse<R: Read, W: Write>(
+fn sparse<R: BufRead, W: Write>(
     archive: &mut Archive<R, W>,
     file: &mut File,
     segments: &[(u64, u64)],

@@ -7,8 +7,11 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::fs::symlink},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
-use swarm_runtime::container::{Cgroup, Created, ExecTarget, Rootfs, Setup, Stdio, create, exec};
+use swarm_runtime::container::{
+    Cgroup, Created, ExecTarget, Options, Rootfs, Setup, Stdio, create_with, exec,
+};
 
 const APPLETS: [&str; 37] = [
     "sh",
@@ -59,18 +62,40 @@ pub fn possible() -> bool {
     fine
 }
 
-/// Runs a test in a process of its own with one thread, as the shim is.
+/// Whether containers are started at once, where they can be.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
+
+/// Runs a test in a process of its own with one thread, as the shim is; and once more with containers that are started at once, as
+/// `swarm-oci run` does. Both must keep all promises.
 pub fn alone(test: impl FnOnce()) {
     if !possible() {
         return;
     }
-    match unsafe { libc::fork() } {
-        0 => {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
-            unsafe { libc::_exit(i32::from(result.is_err())) }
+    let mut test = Some(test);
+    for at_once in [false, true] {
+        match unsafe { libc::fork() } {
+            0 => {
+                AT_ONCE.store(at_once, Ordering::Relaxed);
+                let test = std::panic::AssertUnwindSafe(test.take().unwrap());
+                let result = std::panic::catch_unwind(test);
+                unsafe { libc::_exit(i32::from(result.is_err())) }
+            }
+            pid => assert_eq!(
+                wait(pid),
+                0,
+                "the test failed (at once: {at_once}), see above"
+            ),
         }
-        pid => assert_eq!(wait(pid), 0, "the test failed, see above"),
     }
+}
+
+/// Makes a container, and starts it already if this is the time for that.
+fn make(setup: Setup) -> swarm_runtime::Result<Created> {
+    let options = Options {
+        at_once: AT_ONCE.load(Ordering::Relaxed),
+        ..Options::default()
+    };
+    create_with(&setup, &options, |_, _| Ok(()))
 }
 
 /// Waits for a child; its exit code, or 128 and the signal.
@@ -227,7 +252,7 @@ impl World {
         let (stdio, out, err) = pipes();
         let mut setup = self.setup(spec, stdio);
         setup.rootfs = rootfs;
-        let mut created = create(setup)?;
+        let mut created = make(setup)?;
         let started = created.start();
         let (out, err) = (text(out), text(err));
         let code = wait(created.pid());
@@ -245,7 +270,7 @@ impl World {
         let parsed: Spec = serde_json::from_value(spec.clone()).unwrap();
         let mut setup = self.setup(spec, null());
         setup.rootfs = rootfs;
-        let mut created = create(setup).unwrap();
+        let mut created = make(setup).unwrap();
         created.start().unwrap();
         Running {
             created,

@@ -6,6 +6,7 @@
 mod archives;
 mod fake;
 mod image;
+mod power;
 mod push;
 mod real;
 

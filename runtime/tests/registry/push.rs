@@ -159,8 +159,9 @@ fn take(store: &Mutex<Store>, asked: &Asked) -> Reply {
             let pieces = store.pieces;
             Reply::status(202).with("location", format!("{upload}?state={pieces}"))
         }
+        // As registries have it, `0-0` is said of nothing too.
         "GET" => Reply::status(204)
-            .with("range", format!("0-{}", store.blob.len() - 1))
+            .with("range", format!("0-{}", store.blob.len().saturating_sub(1)))
             .with("location", format!("{upload}?state=again")),
         "PUT" if asked.path.contains("/manifests/") => {
             let manifest: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();

@@ -4,8 +4,10 @@
 //! It must not know what is kept on it.
 
 mod log;
+mod once;
 
 use crate::dice::Dice;
+use bytes::Bytes;
 use log::{Log, LogHandle};
 use redb::StorageBackend;
 use std::collections::BTreeMap;
@@ -22,8 +24,8 @@ pub struct Condition {
     pub full: bool,
     /// It says that things are durable which are not.
     pub lies: bool,
-    /// The next write to a log goes to another place.
-    pub misdirects: bool,
+    /// So many of the next writes to a log go to other places.
+    pub misdirects: u8,
     /// How long a write takes.
     pub latency: Duration,
 }
@@ -35,14 +37,15 @@ pub struct SimDisk(Arc<Mutex<Inner>>);
 struct Inner {
     condition: Condition,
     folders: BTreeMap<String, Folder>,
+    power_losses: u64,
     dice: Dice,
 }
 
 #[derive(Default)]
 struct Folder {
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Bytes>,
     /// Files as they were before the disk lied.
-    durable: BTreeMap<String, Option<Vec<u8>>>,
+    durable: BTreeMap<String, Option<Bytes>>,
     log: Log,
 }
 
@@ -53,6 +56,7 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(Inner {
             condition: Condition::default(),
             folders: BTreeMap::new(),
+            power_losses: 0,
             dice,
         })))
     }
@@ -71,6 +75,7 @@ impl SimDisk {
     /// The power is lost.
     pub fn lose_power(&self) {
         let mut inner = self.lock();
+        inner.power_losses += 1;
         let Inner { folders, dice, .. } = &mut *inner;
         for folder in folders.values_mut() {
             folder.log.lose_power(dice);
@@ -94,8 +99,9 @@ impl SimDisk {
     #[must_use]
     pub fn size(&self) -> usize {
         let inner = self.lock();
-        let of =
-            |folder: &Folder| folder.log.len() + folder.files.values().map(Vec::len).sum::<usize>();
+        let of = |folder: &Folder| {
+            folder.log.len() + folder.files.values().map(Bytes::len).sum::<usize>()
+        };
         inner.folders.values().map(of).sum()
     }
 
@@ -149,7 +155,7 @@ impl Disk for SimFolder {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.with(|folder, _| folder.files.get(name).cloned()))
+        Ok(self.with(|folder, _| folder.files.get(name).map(|bytes| bytes.to_vec())))
     }
 
     fn write_atomic(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
@@ -157,7 +163,9 @@ impl Disk for SimFolder {
             if condition.full {
                 return Err(full());
             }
-            let before = folder.files.insert(name.to_owned(), parts.concat());
+            let before = folder
+                .files
+                .insert(name.to_owned(), once::once(parts.concat()));
             if condition.lies {
                 folder.durable.entry(name.to_owned()).or_insert(before);
             } else {
@@ -188,6 +196,10 @@ impl Disk for SimFolder {
             };
         });
         Ok(())
+    }
+
+    fn boot(&self) -> String {
+        self.disk.lock().power_losses.to_string()
     }
 
     fn simulated(&self) -> Option<Duration> {

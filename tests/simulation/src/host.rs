@@ -6,6 +6,7 @@ use crate::disk::SimDisk;
 use crate::kernel::SimKernel;
 use crate::machine::{Machine, SimRuntime};
 use crate::network::{Fabric, Micros};
+use crate::pace::Pace;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_agent::agent::{Agent, AgentConfig};
 use swarm_api::model::{Capacity, Cpus, Timestamp};
-use swarm_member::{Clock, Entropy, World};
+use swarm_member::{Clock, Entropy, Shared, World};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
@@ -39,8 +40,12 @@ pub struct SimHost {
     pub machine: Arc<Machine>,
     /// How far its wall clock is ahead, in milliseconds.
     pub skew: Arc<AtomicI64>,
+    /// How fast its time goes.
+    pace: Pace,
     /// The version of the program that is installed.
     pub version: String,
+    /// What its replica shares with those of other hosts, if so.
+    pub shared: Option<Shared>,
     fabric: Fabric,
     time: Arc<AtomicU64>,
     dice: Dice,
@@ -52,6 +57,7 @@ pub struct SimHost {
 /// An agent that lives.
 struct Life {
     agent: Arc<Agent>,
+    // By the host's own time.
     began: Micros,
     origin: Instant,
     trouble: Arc<Mutex<Option<String>>>,
@@ -89,7 +95,9 @@ impl SimHost {
             kernel: Arc::new(SimKernel::new(ip, capacity)),
             machine: Arc::new(Machine::new(&name, dice.fork(2))),
             skew: Arc::default(),
+            pace: Pace::default(),
             version: "1".into(),
+            shared: None,
             name,
             fabric,
             time,
@@ -106,7 +114,7 @@ impl SimHost {
         self.lives
     }
 
-    /// How much real time its agents have computed.
+    /// How much processor time its agents have had.
     #[must_use]
     pub fn computed(&self) -> Duration {
         self.computed
@@ -135,7 +143,24 @@ impl SimHost {
     /// The time by its wall clock.
     #[must_use]
     pub fn wall(&self) -> Timestamp {
-        wall(self.time.load(Ordering::Relaxed), &self.skew)
+        wall(self.local(), &self.skew)
+    }
+
+    /// Its time goes that much faster from now on, of 1000.
+    pub fn set_pace(&mut self, ahead: i16) {
+        let now = self.time.load(Ordering::Relaxed);
+        self.pace.change(now, ahead);
+    }
+
+    /// Its time goes as the simulation's from now on, and its wall clock is right.
+    pub fn set_clock_right(&mut self) {
+        self.set_pace(0);
+        let behind = self.time.load(Ordering::Relaxed) as i64 - self.local() as i64;
+        self.skew.store(behind / 1000, Ordering::Relaxed);
+    }
+
+    fn local(&self) -> Micros {
+        self.pace.local(self.time.load(Ordering::Relaxed))
     }
 
     /// Starts the agent, which takes up the place in the cluster that it had.
@@ -147,7 +172,7 @@ impl SimHost {
         self.lives += 1;
         let mut dice = self.dice.fork(self.lives);
         let runtime = runtime(&mut dice)?;
-        let began = self.time.load(Ordering::Relaxed);
+        let began = self.local();
         let origin = runtime.block_on(async { Instant::now() });
         let clock = {
             let skew = Arc::clone(&self.skew);
@@ -166,6 +191,7 @@ impl SimHost {
             storage: Arc::new(self.disk.clone()),
             clock: Arc::clone(&clock),
             entropy: Arc::new(Chance(Mutex::new(dice.fork(7)))),
+            shared: self.shared.clone(),
         };
         let config = AgentConfig {
             name: self.name.clone(),
@@ -214,9 +240,10 @@ impl SimHost {
 
     fn end(&mut self) {
         if let Some(life) = self.life.take() {
+            // Its name server has the member.
+            self.kernel.end();
             drop(life);
             self.disk.end();
-            self.kernel.end();
             let now = self.wall();
             self.machine.end(now);
         }
@@ -225,13 +252,14 @@ impl SimHost {
     /// Lets the agent work until the simulation's time is `now`.
     pub fn run_until(&mut self, now: Micros) {
         if let Some(life) = &self.life {
-            let start = std::time::Instant::now();
-            let until = life.origin + Duration::from_micros(now.saturating_sub(life.began));
+            let start = processor_time();
+            let local = self.pace.local(now);
+            let until = life.origin + Duration::from_micros(local.saturating_sub(life.began));
             // What is logged says when and where.
             let _at = tracing::error_span!("", ms = now / 1000, host = self.name).entered();
             // Made within the runtime, whose clock it is to follow.
             (life.runtime).block_on(async move { tokio::time::sleep_until(until).await });
-            self.computed += start.elapsed();
+            self.computed += processor_time().saturating_sub(start);
         }
     }
 
@@ -274,6 +302,12 @@ impl SimHost {
         self.look(|m| *m.watch_taken_out().borrow())
             .unwrap_or_default()
     }
+}
+
+/// What this thread has computed.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn wall(time: Micros, skew: &AtomicI64) -> Timestamp {

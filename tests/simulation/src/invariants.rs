@@ -20,6 +20,8 @@ pub struct Invariants {
     leaders: BTreeMap<u64, NodeId>,
     replicas: BTreeMap<u64, (u64, String)>,
     newest: u64,
+    /// Which life of each host was looked at last, and at what index its replica was.
+    looked: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Invariants {
@@ -54,12 +56,16 @@ impl Invariants {
 
     fn replicas_agree(&mut self, sim: &Simulation) -> Result<(), String> {
         for host in &sim.hosts {
-            let Some((index, hash, problem)) = host.look(|m| {
+            let before = self.looked.get(&host.number).copied();
+            let Some(Some((index, hash, problem))) = host.look(|m| {
                 let state = m.state();
-                (state.index, fingerprint(&state), consistent(&state))
+                // A replica changes with its index only.
+                let new = before != Some((host.lives(), state.index));
+                new.then(|| (state.index, fingerprint(&state), consistent(&state)))
             }) else {
                 continue;
             };
+            self.looked.insert(host.number, (host.lives(), index));
             if let Err(why) = problem {
                 return Err(format!("{why} (as {} has it at {index})", host.name));
             }

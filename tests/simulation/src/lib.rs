@@ -14,6 +14,7 @@ pub mod invariants;
 pub mod kernel;
 pub mod machine;
 pub mod network;
+pub mod pace;
 pub mod panics;
 pub mod plan;
 pub mod sabotage;

@@ -152,6 +152,13 @@ pub enum Event {
         /// By how many milliseconds it is off then.
         off: i64,
     },
+    /// A host's time goes at another speed, its timers and its wall clock.
+    Pace {
+        /// Which.
+        host: usize,
+        /// How much faster, of 1000; slower where it is negative.
+        ahead: i16,
+    },
     /// A host's disk is slow.
     SlowDisk {
         /// Which.
@@ -172,6 +179,23 @@ pub enum Event {
     Upgrade {
         /// Which.
         host: usize,
+    },
+    /// Some writes to a host's log go to other places.
+    Misdirect {
+        /// Which.
+        host: usize,
+        /// How many.
+        writes: u8,
+    },
+    /// A host's disk says for a while that things are durable which are not; then the host loses power, and what was said is
+    /// gone.
+    Lie {
+        /// Which.
+        host: usize,
+        /// For how long it lies.
+        lasts: Duration,
+        /// For how long the power is gone.
+        gone: Duration,
     },
 }
 
@@ -202,6 +226,8 @@ impl Plan {
                 chance,
             });
         }
+        bad_disk(&mut Dice::new(seed).fork(78), hosts, at, &mut events);
+        bad_clocks(&mut Dice::new(seed).fork(79), hosts, at, &mut events);
         Self {
             seed,
             hosts,
@@ -220,6 +246,53 @@ impl Plan {
             ..self.clone()
         }
     }
+}
+
+/// In some histories one host's disk is bad: what a cluster survives is a minority of them. Drawn by itself, so that what else
+/// happens is the same without it.
+fn bad_disk(dice: &mut Dice, hosts: usize, end: Duration, events: &mut Vec<Planned>) {
+    if !dice.chance(250) {
+        return;
+    }
+    let host = dice.index(hosts);
+    for _ in 0..dice.between(1, 3) {
+        let event = if dice.chance(500) {
+            let writes = u8::try_from(dice.between(1, 8)).unwrap_or(1);
+            Event::Misdirect { host, writes }
+        } else {
+            Event::Lie {
+                host,
+                lasts: Duration::from_millis(dice.between(50, 6_000)),
+                gone: Duration::from_millis(dice.between(50, 8_000)),
+            }
+        };
+        put(dice, events, end, event);
+    }
+}
+
+/// In some histories time does not go at the same speed on all hosts, by up to a fifth. Drawn by itself as well.
+fn bad_clocks(dice: &mut Dice, hosts: usize, end: Duration, events: &mut Vec<Planned>) {
+    if !dice.chance(300) {
+        return;
+    }
+    for _ in 0..dice.between(1, 2 * hosts as u64) {
+        let event = Event::Pace {
+            host: dice.index(hosts),
+            ahead: i16::try_from(dice.roll(401)).unwrap_or_default() - 200,
+        };
+        put(dice, events, end, event);
+    }
+}
+
+/// Puts an event somewhere into a history that lasts until `end`.
+fn put(dice: &mut Dice, events: &mut Vec<Planned>, end: Duration, event: Event) {
+    events.push(Planned {
+        number: events.len(),
+        at: Duration::from_secs(3) + end.mul_f64(dice.roll(1000) as f64 / 1000.0),
+        event,
+        chance: dice.draw(),
+    });
+    events.sort_by_key(|planned| planned.at);
 }
 
 fn wish(dice: &mut Dice, hosts: usize) -> Event {

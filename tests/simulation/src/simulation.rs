@@ -12,6 +12,7 @@ use swarm_agent::agent::Agent;
 use swarm_api::Control;
 use swarm_api::control::{Joined, Token};
 use swarm_api::model::NodeRole;
+use swarm_member::Shared;
 
 /// How long a step is; nothing that is sent arrives sooner.
 pub const STEP: Micros = 2_000;
@@ -29,6 +30,8 @@ pub struct Simulation {
     time: Arc<AtomicU64>,
     now: Micros,
     seed: Dice,
+    /// From which host on replicas share what is the same in all.
+    sharing: Option<(usize, Shared)>,
 }
 
 impl Simulation {
@@ -43,7 +46,14 @@ impl Simulation {
             time: Arc::default(),
             now: 0,
             seed,
+            sharing: None,
         }
+    }
+
+    /// The replicas of all hosts but the first `count` share from now on what is the same in all. Not for simulations that
+    /// compare them.
+    pub fn share_replicas_after(&mut self, count: usize) {
+        self.sharing = Some((count, Shared::default()));
     }
 
     /// Virtual time since the beginning.
@@ -60,6 +70,9 @@ impl Simulation {
         let number = self.hosts.len();
         let time = Arc::clone(&self.time);
         let mut host = SimHost::new(number, self.fabric.clone(), time, &self.seed);
+        host.shared = (self.sharing.as_ref())
+            .filter(|(first, _)| number >= *first)
+            .map(|(_, shared)| shared.clone());
         host.start()?;
         self.hosts.push(host);
         Ok(number)
@@ -100,15 +113,33 @@ impl Simulation {
         host: usize,
         role: NodeRole,
     ) -> anyhow::Result<Call<swarm_api::Result<Joined>>> {
+        let token = self.token(at, role)?;
+        Ok(self.join_with(at, host, &token))
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub fn token(&mut self, at: usize, role: NodeRole) -> anyhow::Result<Token> {
         let token = self.call(at, move |agent| async move {
             agent.create_token(role, Duration::from_secs(3600)).await
         });
-        let token: Token = self.finish("making a token", &token)??;
+        Ok(self.finish("making a token", &token)??)
+    }
+
+    /// Has a host join the cluster of another one.
+    pub fn join_with(
+        &self,
+        at: usize,
+        host: usize,
+        token: &Token,
+    ) -> Call<swarm_api::Result<Joined>> {
         let peer = self.hosts[at].address().to_string();
-        let secret = token.secret.unwrap_or_default();
-        Ok(self.call(host, move |agent| async move {
+        let secret = token.secret.clone().unwrap_or_default();
+        self.call(host, move |agent| async move {
             agent.join(peer, secret, None).await
-        }))
+        })
     }
 
     /// Has an agent do something; see [`SimHost::call`].

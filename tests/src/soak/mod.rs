@@ -132,11 +132,16 @@ fn left(host: &Host) -> String {
     }
 }
 
-/// Makes the same services as always, and measures when their tasks run.
+/// Where the service is published whose tasks are on that host.
+fn port(host: usize) -> u16 {
+    9001 + u16::try_from(host).unwrap_or_default()
+}
+
+/// Makes the same services as always, and measures when their tasks run and every host leads their ports to them.
 fn loaded(cluster: &Cluster) -> Result<Vec<Sample>> {
     let first = cluster.host(1);
     for (n, host) in cluster.hosts().iter().enumerate() {
-        let (name, port) = (format!("steady-{}", n + 1), format!("{}:80", 9001 + n));
+        let (name, port) = (format!("steady-{}", n + 1), format!("{}:80", port(n)));
         let there = format!("node.name=={}", host.name);
         let replicas = STEADY.to_string();
         let words = ["run", "-d", "--name", &name, "--replicas", &replicas];
@@ -145,6 +150,13 @@ fn loaded(cluster: &Cluster) -> Result<Vec<Sample>> {
     }
     for n in 1..=cluster.hosts().len() {
         first.wait_running(&format!("steady-{n}"), STEADY as usize, CALM)?;
+    }
+    for host in cluster.hosts() {
+        for n in 0..cluster.hosts().len() {
+            let at = (host.address, port(n)).into();
+            let what = format!("{at} leads to a task");
+            wait_until(&what, CALM, || cluster.outside(at, "/").map(drop))?;
+        }
     }
     let hosts = cluster.hosts().iter();
     let measured: Result<Vec<Sample>> = hosts.map(Sample::of).collect();

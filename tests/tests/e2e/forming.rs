@@ -1,7 +1,7 @@
 //! A cluster is made, joined and left.
 
 use crate::{SOON, alone, nodes, refused};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use swarm_tests::{wait_until, with_cluster, with_hosts};
 
 fn named(count: usize, value: &str) -> Vec<(String, String)> {
@@ -163,6 +163,53 @@ fn a_host_leaves_with_its_tasks_moved_and_nothing_left_on_it() {
         let token = c.token("manager")?;
         three.ok(&["join", "--token", &token, &c.entrance()])?;
         c.wait_ready()
+    });
+}
+
+#[test]
+fn two_of_three_hosts_leave_at_the_same_moment_and_the_third_goes_on() {
+    with_cluster(3, |c| {
+        let roles = |host| -> Result<Vec<String>> {
+            Ok(nodes(host, "raft")?.into_iter().map(|n| n.1).collect())
+        };
+        wait_until("all three vote", SOON, || {
+            let mut roles = roles(c.host(1))?;
+            roles.sort();
+            ensure!(roles == ["leader", "voter", "voter"], "{roles:?}");
+            Ok(())
+        })?;
+        let leader = c.leader(c.host(1))?;
+        let mut others = c.others(leader);
+        let (Some(second), Some(stays)) = (others.next(), others.next()) else {
+            bail!("there are three hosts");
+        };
+        crate::run(stays, "web", 3, &["--replicas", "3", "whoami"])?;
+        std::thread::scope(|scope| -> Result<()> {
+            let leaving = [leader, second].map(|host| scope.spawn(|| host.ok(&["leave"])));
+            for left in leaving {
+                let Ok(left) = left.join() else {
+                    bail!("a thread panicked");
+                };
+                left?;
+            }
+            Ok(())
+        })?;
+        wait_until("the third leads alone and runs everything", SOON, || {
+            let roles = roles(stays)?;
+            ensure!(roles == ["leader"], "{roles:?}");
+            let running = stays.running("web")?;
+            ensure!(running.len() == 3, "{running:?}");
+            ensure!(running.iter().all(|t| t.node == stays.name), "{running:?}");
+            Ok(())
+        })?;
+        wait_until("nothing is left on the two", SOON, || {
+            let left = [leader.traces()?, second.traces()?].concat();
+            ensure!(left.is_empty(), "{left:#?}");
+            Ok(())
+        })?;
+        refused(stays, &["leave"], &["last node", "--force"])?;
+        stays.ok(&["leave", "--force"])?;
+        refused(stays, &["ps"], &["init"])
     });
 }
 

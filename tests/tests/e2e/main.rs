@@ -11,6 +11,7 @@ mod host_scope;
 mod images;
 mod making;
 mod network;
+mod pressure;
 mod registry;
 mod rootless;
 mod running;
@@ -18,6 +19,7 @@ mod share;
 mod soak;
 mod streams;
 mod system;
+mod transfers;
 mod workloads;
 
 use anyhow::{Result, ensure};
@@ -54,12 +56,7 @@ fn wait_dns<'a>(
     name: &str,
     tasks: &[swarm_tests::host::Task],
 ) -> Result<()> {
-    let mut wanted: Vec<String> = tasks
-        .iter()
-        .flat_map(|t| &t.addresses)
-        .map(ToString::to_string)
-        .collect();
-    wanted.sort();
+    let wanted = addresses(tasks);
     for host in hosts {
         wait_until(&format!("{}'s DNS knows {name}", host.name), SOON, || {
             let found = host.dig(&[name])?;
@@ -68,6 +65,14 @@ fn wait_dns<'a>(
         })?;
     }
     Ok(())
+}
+
+/// The addresses of these tasks as DNS gives them: sorted.
+fn addresses(tasks: &[swarm_tests::host::Task]) -> Vec<String> {
+    let all = tasks.iter().flat_map(|t| &t.addresses);
+    let mut addresses: Vec<String> = all.map(ToString::to_string).collect();
+    addresses.sort();
+    addresses
 }
 
 /// The names of the nodes that `host` shows, with this field's value.

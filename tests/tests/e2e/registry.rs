@@ -79,6 +79,17 @@ impl<'a> Registry<'a> {
 
     /// As [`Registry::put`], with so many layers more, of which each has a file `/layers/N`.
     pub(crate) fn put_layers(&self, name: &str, text: &str, more: usize) -> Result<()> {
+        self.put_sized(name, text, more, 80_000)
+    }
+
+    /// As [`Registry::put_layers`], each of their files being of so many bytes.
+    pub(crate) fn put_sized(
+        &self,
+        name: &str,
+        text: &str,
+        more: usize,
+        bytes: usize,
+    ) -> Result<()> {
         let folder = self.host.scratch()?.join(format!("image-{text}"));
         let layout = folder.join("layout");
         std::fs::create_dir_all(&folder)?;
@@ -97,7 +108,8 @@ impl<'a> Registry<'a> {
         umoci(format!("insert --image {at}:latest {} /", root.display()))?;
         for n in 0..more {
             let file = folder.join(format!("layer-{n}"));
-            std::fs::write(&file, format!("layer {n}\n").repeat(10_000))?;
+            let line = format!("layer {n} of {text}\n");
+            std::fs::write(&file, line.repeat(bytes / line.len()))?;
             umoci(format!(
                 "insert --image {at}:latest {} /layers/{n}",
                 file.display()

@@ -353,6 +353,43 @@ fn a_killed_process_is_replaced_and_a_stopped_one_is_not() {
 }
 
 #[test]
+fn that_a_further_process_is_killed_for_memory_is_said_while_the_task_goes_on() {
+    with_cluster(2, |c| {
+        let (one, two) = (c.host(1), c.host(2));
+        busybox(one)?;
+        let eats = "x=0123456789abcdef; while true; do x=$x$x; done";
+        one.ok(&[
+            "run",
+            "-d",
+            "--name",
+            "parent",
+            "--memory",
+            "16m",
+            "busybox",
+            "sh",
+            "-c",
+            &format!("sh -c '{eats}'; trap : TERM; while true; do sleep 1; done"),
+        ])?;
+        let reason =
+            "out of memory: 1 process was killed by the kernel at the task's limit of 16 MiB";
+        wait_until("it is told on another host", UP, || {
+            let tasks = two.json(&["ps", "parent"])?;
+            let status = &tasks[0]["status"];
+            ensure!(
+                status["oom_kills"] == 1 && status["state"] == "running",
+                "{tasks}"
+            );
+            ensure!(two.ok(&["ps", "parent"])?.contains(reason));
+            Ok(())
+        })?;
+        let mut events = two.ctl_stream(&["events", "--since", "0"])?;
+        let told = events.expect("oom_kills=1", SOON)?;
+        ensure!(told.contains("state=running"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
 fn more_than_its_memory_is_killed_and_said() {
     with_cluster(1, |c| {
         let one = c.host(1);

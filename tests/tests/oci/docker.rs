@@ -1,6 +1,6 @@
 //! Debian's Docker with this runtime: `dockerd` in namespaces of its own, so that nothing of it stays.
 
-use crate::{SOON, bundle::scratch, swarm_oci};
+use crate::{SOON, bundle::scratch, exchange, swarm_oci};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::{
@@ -15,8 +15,8 @@ use swarm_tests::{
     images, wait_until,
 };
 
-struct Docker {
-    folder: PathBuf,
+pub(crate) struct Docker {
+    pub(crate) folder: PathBuf,
     group: String,
     daemon: Child,
 }
@@ -62,16 +62,21 @@ impl Docker {
         Ok(docker)
     }
 
-    fn run(&self, args: &[&str]) -> Result<Output> {
+    /// The client, not started yet.
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut docker = Command::new("docker");
         docker
             .arg("-H")
             .arg(format!("unix://{}/socket", self.folder.display()))
             .args(args);
-        command::run(&mut docker, SOON)
+        docker
     }
 
-    fn ok(&self, args: &[&str]) -> Result<String> {
+    fn run(&self, args: &[&str]) -> Result<Output> {
+        command::run(&mut self.client(args), SOON)
+    }
+
+    pub(crate) fn ok(&self, args: &[&str]) -> Result<String> {
         Ok(self.run(args)?.ok()?.stdout)
     }
 
@@ -129,7 +134,7 @@ impl Docker {
         Ok(())
     }
 
-    fn container(&self, args: &[&str]) -> Result<Output> {
+    pub(crate) fn container(&self, args: &[&str]) -> Result<Output> {
         self.run(&[&["run", "--network=none"], args].concat())
     }
 }
@@ -162,7 +167,7 @@ impl Drop for Docker {
 }
 
 #[test]
-fn docker_runs_containers_with_it() -> Result<()> {
+fn docker_runs_containers_with_it_and_takes_and_gives_images() -> Result<()> {
     let docker = Docker::start()?;
     let archive = images::busybox_tar(&docker.folder)?;
     docker.ok(&["import", &archive.to_string_lossy(), "busybox"])?;
@@ -228,5 +233,6 @@ fn docker_runs_containers_with_it() -> Result<()> {
     docker.ok(&["stop", "--time=0", "web"])?;
     ensure!(docker.ok(&["inspect", "--format={{.State.Status}}", "web"])? == "exited\n");
     docker.ok(&["rm", "web"])?;
-    Ok(())
+    // The daemon takes a while to start: once is enough.
+    exchange::both_ways(&docker)
 }

@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde_json::json;
 use std::{
     fs::{self, File},
-    io::{IoSliceMut, Read},
+    io::{BufRead, BufReader, IoSliceMut, Read},
     mem::MaybeUninit,
     os::unix::net::UnixListener,
     process::Stdio,
@@ -166,11 +166,54 @@ fn a_container_is_paused_limited_and_watched() -> Result<()> {
         stats["data"]["memory"]["usage"]["limit"] == 64 << 20,
         "{stats}"
     );
-    ensure!(stats["data"]["pids"]["current"] == 1, "{stats}");
+    ensure!(
+        stats["data"]["pids"] == json!({"current": 1, "limit": 50}),
+        "{stats}"
+    );
+    let total = stats["data"]["cpu"]["usage"]["total"].as_u64();
+    ensure!(total > Some(0), "{stats}");
+    let memory = &stats["data"]["memory"];
+    ensure!(
+        memory["usage"]["usage"].as_u64() <= memory["usage"]["max"].as_u64(),
+        "{stats}"
+    );
+    ensure!(
+        memory["raw"].as_object().is_some_and(|raw| raw.len() > 10),
+        "{stats}"
+    );
     // Also one that runs, and is paused, goes when it must.
     bundle.ok(&["pause", "one"])?;
     bundle.ok(&["delete", "--force", "one"])?;
     ensure!(bundle.cgroups().is_empty());
+    Ok(())
+}
+
+#[test]
+fn events_tell_at_once_that_a_process_was_killed_for_memory() -> Result<()> {
+    let eats = "read x; x=0123456789abcdef; while true; do x=$x$x; done";
+    let script = format!("sh -c '{eats}' </go; sleep 1000");
+    let bundle = Bundle::new(&["sh", "-c", &script], |spec| {
+        spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20});
+        spec["root"]["readonly"] = json!(false);
+    })?;
+    let go = bundle.file("rootfs/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
+    bundle.create("one", &[])?;
+    bundle.ok(&["start", "one"])?;
+    let mut events = bundle
+        .command(&["events", "--interval", "600s", "one"])?
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(events.stdout.take().context("no output")?).lines();
+    let mut next = || -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&lines.next().context("no more")??)?)
+    };
+    ensure!(next()?["type"] == "stats");
+    fs::write(&go, "go\n")?;
+    let told = next()?;
+    ensure!(told == json!({"type": "oom", "id": "one"}), "{told}");
+    bundle.ok(&["delete", "--force", "one"])?;
+    ensure!(events.wait()?.success());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod docker;
+mod exchange;
 mod lifecycle;
 mod podman;
 mod rootless;

@@ -33,6 +33,9 @@ impl State {
                 "this cluster is not initialised yet: its first entry is missing".into(),
             ));
         }
+        if concerns_planning(&command.change) {
+            self.marks.plan = index;
+        }
         match &command.change {
             Change::Init {
                 cluster,
@@ -111,7 +114,7 @@ impl State {
             self.events.pop_front();
         }
         let said = attributes.into_iter().filter(|(_, text)| !text.is_empty());
-        self.events.push_back(Event {
+        let event = Event {
             index: entry.index,
             time: entry.time,
             kind,
@@ -119,8 +122,17 @@ impl State {
             name: name.into(),
             action,
             attributes: said.map(|(key, text)| (key.to_owned(), text)).collect(),
-        });
+        };
+        self.events.push_back(event.into());
     }
+}
+
+/// Whether a change may leave something to plan for. What a report brings is looked at task by task.
+fn concerns_planning(change: &Change) -> bool {
+    !matches!(
+        change,
+        Change::Report { .. } | Change::AddToken { .. } | Change::RemoveToken(_)
+    )
 }
 
 /// `status` with its texts cut to what a replicated record may hold.

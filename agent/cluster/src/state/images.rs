@@ -4,12 +4,15 @@ use super::apply::Entry;
 use super::{ImageRecord, State};
 use crate::command::Outcome;
 use std::collections::BTreeSet;
-use swarm_api::model::{EventAction, Id, Image, ImageReference, Kind, NodeHealth, NodeId, Object};
+use swarm_api::model::{
+    EventAction, Id, Image, ImageReference, Kind, NodeHealth, NodeId, Object, Task,
+};
 use swarm_api::{Error, Result};
 
 impl State {
     pub(super) fn put_image(&mut self, entry: Entry, image: &Image, node: NodeId) -> Outcome {
         let name = self.node_mut(node)?.name.clone();
+        self.marks.images = entry.index;
         let reference = image.reference.to_string();
         let known = self.images.get_mut(&reference);
         let action = match known {
@@ -24,7 +27,7 @@ impl State {
             image: image.clone(),
             nodes: BTreeSet::from([node]),
         };
-        self.images.insert(reference, record);
+        self.images.insert(reference, record.into());
         self.tell_image(entry, image, action, name);
         Ok(Some(Object::Image(image.clone())))
     }
@@ -46,13 +49,14 @@ impl State {
                 service.name
             )));
         }
-        let mut tasks = self.tasks.values();
-        if let Some(task) = tasks.find(|t| !t.status.state.is_final() && uses(&t.spec.image)) {
+        let user = |t: &&Task| !t.status.state.is_final() && uses(&t.spec.image);
+        if let Some(task) = self.tasks.values().find(user) {
             return Err(Error::Conflict(format!(
                 "image {reference} is used by task {}; it can be removed once that has ended",
                 task.name
             )));
         }
+        self.marks.images = entry.index;
         self.images.remove(&reference);
         self.tell_image(entry, &image, EventAction::Removed, String::new());
         Ok(Some(Object::Image(image)))
@@ -88,6 +92,7 @@ impl State {
             )));
         }
         let image = record.image.clone();
+        self.marks.images = entry.index;
         let left = self.images.get_mut(reference).map(|record| {
             record.nodes.remove(&node);
             record.nodes.len()
@@ -119,7 +124,8 @@ impl State {
 
     /// The image by that name, or that it must be imported.
     pub(super) fn known_image(&self, name: &str) -> Result<&ImageRecord> {
-        self.images.get(&full_name(name)).ok_or_else(|| {
+        let record = self.images.get(&full_name(name));
+        record.map(|record| &**record).ok_or_else(|| {
             Error::NotFound(format!(
                 "the cluster has no image {name}; import it with `swarmctl image import {name} ARCHIVE`"
             ))

@@ -7,7 +7,7 @@ use crate::command::Outcome;
 use crate::ipam;
 use swarm_api::Error;
 use swarm_api::model::{
-    EventAction, Id, Kind, Network, NetworkMode, NetworkSpec, Object, validate_name,
+    EventAction, Id, Kind, Network, NetworkMode, NetworkSpec, Object, Task, validate_name,
 };
 
 /// The greatest VXLAN identifier (RFC 7348, section 5).
@@ -45,7 +45,7 @@ impl State {
         for node in self.nodes.keys() {
             record.gateway_for(*node);
         }
-        self.networks.insert(network.id.clone(), record);
+        self.networks.insert(network.id.clone(), record.into());
         self.tell_network(entry, &network, EventAction::Created);
         Ok(Some(Object::Network(network)))
     }
@@ -68,9 +68,8 @@ impl State {
                 network.name, service.name
             )));
         }
-        let mut tasks = self.tasks.values();
-        let user = tasks.find(|t| t.spec.network == mode && !super::tasks::is_gone(t));
-        if let Some(task) = user {
+        let user = |t: &&Task| t.spec.network == mode && !super::tasks::is_gone(t);
+        if let Some(task) = self.tasks.values().find(user) {
             return Err(Error::Conflict(format!(
                 "network {} is used by task {}; remove that first",
                 network.name, task.name
@@ -82,6 +81,7 @@ impl State {
     }
 
     fn tell_network(&mut self, entry: Entry, network: &Network, action: EventAction) {
+        self.marks.networks = entry.index;
         let attributes = vec![("subnet", network.subnet.to_string())];
         let kind = Kind::Network;
         self.tell(entry, kind, &network.id, &network.name, action, attributes);

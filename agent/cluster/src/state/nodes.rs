@@ -46,6 +46,7 @@ impl State {
             subnet: None,
         };
         next.create_network(entry, &spec)?;
+        next.renew();
         *self = next;
         Ok(Some(Object::Node(node)))
     }
@@ -181,6 +182,7 @@ impl State {
         for record in self.images.values_mut() {
             record.nodes.remove(&id);
         }
+        self.marks.images = entry.index;
         self.tell_node(entry, &node, EventAction::Removed, "");
         Ok(Some(Object::Node(node)))
     }
@@ -188,7 +190,7 @@ impl State {
     /// The live tasks of a node become lost. Their addresses stay theirs until the node says that their containers are
     /// gone, as it may be only cut off; with `gone` nothing of the node is reachable any more, and they are free.
     fn lose_tasks(&mut self, entry: Entry, node: NodeId, why: &str, gone: bool) {
-        let on_node = self.tasks.values().filter(|t| t.node == Some(node));
+        let on_node = self.tasks.of_node(node);
         let (live, ended): (Vec<_>, Vec<_>) = on_node.partition(|t| !t.status.state.is_final());
         let live: Vec<Id> = live.into_iter().map(|t| t.id.clone()).collect();
         let ended: Vec<Id> = (ended.into_iter())
@@ -214,6 +216,8 @@ impl State {
     }
 
     fn tell_node(&mut self, entry: Entry, node: &Node, action: EventAction, message: &str) {
+        self.marks.nodes = entry.index;
+        self.marks.networks = entry.index;
         let health = match node.health {
             NodeHealth::Ready => "ready",
             NodeHealth::Down => "down",

@@ -111,8 +111,8 @@ impl State {
         let Some(addresses) = self.addresses_for(id, &network, node) else {
             return;
         };
+        self.tasks.assign(id, node);
         if let Some(task) = self.tasks.get_mut(id) {
-            task.node = Some(node);
             task.addresses = addresses;
             task.status.state = TaskState::Assigned;
             task.status.message.clear();

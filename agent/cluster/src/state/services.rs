@@ -1,7 +1,7 @@
 //! Services are made, changed and removed.
 
 use super::apply::Entry;
-use super::{ServiceRecord, State, images};
+use super::{Kept, ServiceRecord, State, images};
 use crate::command::Outcome;
 use swarm_api::model::{
     DesiredState, EventAction, Id, Kind, NetworkMode, Object, Port, Service, ServiceChange,
@@ -48,7 +48,7 @@ impl State {
             updated_at: entry.time,
         };
         let record = ServiceRecord::new(service.clone());
-        self.services.insert(service.id.clone(), record);
+        self.services.insert(service.id.clone(), record.into());
         self.tell_service(entry, &service, EventAction::Created, "");
         Ok(Some(Object::Service(service)))
     }
@@ -102,8 +102,10 @@ impl State {
         let service = record.service.clone();
         if before == 0 && replicas > 0 {
             // It starts anew: what ended before does not count as the end of the slot's work.
-            for task in self.tasks.values_mut() {
-                if task.service_id == *id && task.status.state.is_final() {
+            for task in self.task_ids_of(id) {
+                if let Some(task) = self.tasks.get_mut(&task)
+                    && task.status.state.is_final()
+                {
                     task.desired = task.desired.max(DesiredState::Shutdown);
                 }
             }
@@ -141,12 +143,12 @@ impl State {
     }
 
     pub(super) fn is_all_ended(&self, service: &Id) -> bool {
-        let mut tasks = self.tasks.values().filter(|t| t.service_id == *service);
+        let mut tasks = self.tasks.of_service(service);
         tasks.all(|t| t.status.state.is_final())
     }
 
     pub(super) fn task_ids_of(&self, service: &Id) -> Vec<Id> {
-        let tasks = self.tasks.values().filter(|t| t.service_id == *service);
+        let tasks = self.tasks.of_service(service);
         tasks.map(|t| t.id.clone()).collect()
     }
 
@@ -162,10 +164,11 @@ impl State {
 }
 
 fn service_mut<'a>(
-    services: &'a mut std::collections::BTreeMap<Id, ServiceRecord>,
+    services: &'a mut std::collections::BTreeMap<Id, Kept<ServiceRecord>>,
     id: &Id,
 ) -> Result<&'a mut ServiceRecord> {
     services
         .get_mut(id)
+        .map(|record| &mut **record)
         .ok_or_else(|| Error::NotFound(format!("there is no service with id {id}")))
 }

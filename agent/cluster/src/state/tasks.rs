@@ -72,12 +72,13 @@ impl State {
     }
 
     fn observe(&mut self, entry: Entry, node: NodeId, id: &Id, status: &TaskStatus) {
-        let Some(task) = self.tasks.get_mut(id).filter(|t| t.node == Some(node)) else {
+        let Some(task) = self.tasks.get(id).filter(|t| t.node == Some(node)) else {
             return;
         };
         let before = task.status.state;
         if before.is_final() {
             if before == TaskState::Lost && status.state.is_final() {
+                self.marks.plan = entry.index;
                 self.confirm_gone(id, entry.time);
             }
             return;
@@ -85,8 +86,16 @@ impl State {
         if status.state < before {
             return;
         }
+        if status.state.is_final() {
+            self.marks.plan = entry.index;
+        }
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         let health = |s: &TaskStatus| s.health.as_ref().map(|h| h.state);
-        let news = status.state != before || health(status) != health(&task.status);
+        let news = status.state != before
+            || health(status) != health(&task.status)
+            || status.oom_kills != task.status.oom_kills;
         task.status = short(status);
         if status.state.is_final() {
             task.status.finished_at = status.finished_at.or(Some(entry.time));
@@ -198,6 +207,9 @@ impl State {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
+        if matches!(task.spec.network, NetworkMode::Cluster(_)) {
+            self.marks.networks = entry.index;
+        }
         let node = task.node.and_then(|node| self.nodes.get(&node));
         let exit = task.status.exit;
         let health = task.status.health.as_ref();
@@ -214,6 +226,13 @@ impl State {
                 exit.filter(|e| e.oom_killed)
                     .map(|_| "true".to_owned())
                     .unwrap_or_default(),
+            ),
+            (
+                "oom_kills",
+                match task.status.oom_kills {
+                    0 => String::new(),
+                    kills => kills.to_string(),
+                },
             ),
             (
                 "health",

@@ -1,15 +1,6 @@
 use super::*;
+use crate::testing::{ids, managers};
 use proptest::prelude::*;
-
-fn ids(numbers: &[u64]) -> BTreeSet<NodeId> {
-    numbers.iter().map(|n| NodeId(*n)).collect()
-}
-
-fn managers(alive: &[u64], dead: &[u64]) -> BTreeMap<NodeId, bool> {
-    (alive.iter().map(|n| (NodeId(*n), true)))
-        .chain(dead.iter().map(|n| (NodeId(*n), false)))
-        .collect()
-}
 
 #[test]
 fn a_cluster_grows_from_one_voter_to_five() {
@@ -38,6 +29,25 @@ fn a_dead_voter_that_nobody_can_replace_keeps_its_vote() {
 }
 
 #[test]
+fn a_voter_whose_disk_lost_its_log_gives_its_vote_back_and_no_other_one_does() {
+    let all = managers(&[1, 2, 3], &[]);
+    let but = |managers: &BTreeMap<NodeId, bool>, current: &[u64], lost: &[u64]| {
+        choose_but(managers, &ids(current), &ids(lost))
+    };
+    assert_eq!(but(&all, &[1, 2, 3], &[3]), ids(&[1, 2]));
+    // It has given its vote back, and begun anew.
+    assert_eq!(but(&all, &[1, 2], &[]), ids(&[1, 2, 3]));
+    let four = managers(&[1, 2, 3, 4], &[]);
+    assert_eq!(but(&four, &[1, 2, 3], &[3]), ids(&[1, 2, 4]));
+    // Nothing can be agreed on.
+    assert_eq!(
+        but(&managers(&[1, 3], &[2]), &[1, 2, 3], &[3]),
+        ids(&[1, 2, 3])
+    );
+    assert_eq!(but(&all, &[1, 2, 3], &[2, 3]), ids(&[1, 2, 3]));
+}
+
+#[test]
 fn a_voter_that_left_takes_its_vote_along() {
     assert_eq!(choose(&managers(&[1, 2], &[]), &ids(&[1, 2, 3])).len(), 1);
 }
@@ -45,12 +55,34 @@ fn a_voter_that_left_takes_its_vote_along() {
 #[test]
 fn a_voter_that_is_about_to_leave_hands_its_vote_on_while_it_still_counts() {
     let all = managers(&[1, 2, 3, 4], &[]);
-    let leaving = |current: &[u64], node| choose_without(&all, &ids(current), Some(NodeId(node)));
+    let leaving = |current: &[u64], node| choose_without(&all, &ids(current), &ids(&[node]));
     assert_eq!(leaving(&[1, 2, 3], 3), ids(&[1, 2, 4]));
     let two = managers(&[1, 2], &[]);
-    assert_eq!(choose_without(&two, &ids(&[1]), Some(NodeId(1))), ids(&[2]));
+    assert_eq!(choose_without(&two, &ids(&[1]), &ids(&[1])), ids(&[2]));
     let alone = managers(&[1], &[]);
-    assert!(choose_without(&alone, &ids(&[1]), Some(NodeId(1))).is_empty());
+    assert!(choose_without(&alone, &ids(&[1]), &ids(&[1])).is_empty());
+}
+
+#[test]
+fn the_dead_are_no_majority_of_those_who_vote_after_others_left() {
+    let chosen = choose_without(
+        &managers(&[1, 2, 3], &[4, 5]),
+        &ids(&[1, 2, 3, 4, 5]),
+        &ids(&[1, 2]),
+    );
+    assert_eq!(chosen, ids(&[3]));
+}
+
+#[test]
+fn a_leader_does_not_lose_its_vote_for_being_one_too_many() {
+    let all = managers(&[1, 2], &[]);
+    let keep = |wanted: &[u64], leader, current: &[u64]| {
+        keep_leader(ids(wanted), NodeId(leader), &all, &ids(current))
+    };
+    assert_eq!(keep(&[1], 2, &[1, 2, 3]), ids(&[2]));
+    assert_eq!(keep(&[1], 1, &[1, 2, 3]), ids(&[1]));
+    // It left, or was made a worker.
+    assert_eq!(keep(&[1], 9, &[1, 2, 9]), ids(&[1]));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::snapshots::{self, Snapshots};
 use super::types::{
     Entry, LogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types,
 };
+use super::witness::Witness;
 use crate::replica::serialise;
 use crate::{Error, Replica};
 
@@ -36,6 +37,7 @@ pub(crate) struct Applier {
     log: LogStore,
     snapshots: Snapshots,
     state: SnapshotState,
+    witness: Arc<Witness>,
     last: Option<LogId>,
     membership: StoredMembership,
 }
@@ -47,8 +49,10 @@ impl Applier {
         log: LogStore,
         snapshots: Snapshots,
         state: SnapshotState,
+        witness: Arc<Witness>,
     ) -> Result<Self, Error> {
         let mut applier = Self {
+            witness,
             replica,
             log,
             snapshots,
@@ -59,6 +63,7 @@ impl Applier {
         if let Some((meta, content)) = applier.snapshots.load(applier.log.purged()).await? {
             applier.take(&meta, &content)?;
         }
+        applier.witness.agreed(&applier.membership);
         Ok(applier)
     }
 
@@ -95,6 +100,7 @@ impl RaftStateMachine<Types> for Applier {
         for entry in &entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                self.witness.agreed(&self.membership);
             }
         }
         let outcomes = self
@@ -137,6 +143,7 @@ impl RaftStateMachine<Types> for Applier {
             Ok(()) => self.take(meta, &content),
             Err(e) => Err(e),
         };
+        self.witness.agreed(&self.membership);
         Ok(installed.map_err(|e| {
             StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e))
         })?)

@@ -107,7 +107,9 @@ impl Driver {
                 committed,
                 hears_leader,
                 quorum_patience: self.config.election_timeout_max,
-                failure: self.snapshots.failure.borrow().clone(),
+                failure: (self.snapshots.failure.borrow().clone())
+                    .or_else(|| self.shared.waits_for_others()),
+                lost: self.shared.witness.lost(),
             },
         );
         let member = !matches!(status.role, Role::Outside | Role::Down);
@@ -144,8 +146,10 @@ impl Driver {
             only_voter: votes && metrics.membership_config.voter_ids().count() == 1,
             busy_following: self.shared.is_following(),
         };
+        let behind = self.shared.is_below_floor(last_log(&self.log));
         let (mut election, now) = self.shared.election();
-        election.due(now, standing).then(|| election.since())
+        let due = election.due(now, standing);
+        (due && !behind).then(|| election.since())
     }
 
     /// Asks all voters whether they would vote for this node.

@@ -18,18 +18,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogId, RaftLogReader};
-use redb::ReadableDatabase;
+use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader};
+use redb::{Database, ReadableDatabase, StorageBackend};
 use tokio::sync::{mpsc, watch};
 
 use super::types::{Entry, LogId, StorageError, StorageIOError, Types, Vote};
-use super::writer::{self, Change, Db, Op, Progress};
+use super::witness::Witness;
+use super::writer::{self, Change, Db, Found, Op, Progress};
 use crate::Error;
 use crate::disk::Disk;
+use crate::sums::Summed;
 
 /// Durable entries that are kept in memory for followers, beside those not yet durable.
 const CACHE_ENTRIES: usize = 512;
@@ -38,6 +41,8 @@ const CACHE_BYTES: usize = 1024 * 1024;
 const MESSAGE_BYTES: usize = 1024 * 1024;
 /// The database's page cache. The log is read from memory nearly always.
 const DB_CACHE: usize = 2 * 1024 * 1024;
+/// What it is called in messages.
+const LOG_FILE: &str = "log.redb";
 
 /// A handle to the log; clones are the same log.
 #[derive(Clone)]
@@ -53,6 +58,10 @@ struct Shared {
     /// A commit index was held back from others; somebody has to tell them later.
     held_back: std::sync::atomic::AtomicBool,
     tell: tokio::sync::Notify,
+    /// What is known of the others' logs, kept along with the entries.
+    witness: Arc<Witness>,
+    other_boot: bool,
+    opened_voters: Option<Vec<u64>>,
 }
 
 struct Mem {
@@ -74,28 +83,40 @@ struct Cached {
 
 impl LogStore {
     /// Opens the log of node `node_id`, creating an empty one if there is none.
-    pub(crate) async fn open(disk: &Arc<dyn Disk>, node_id: u64) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where what is on the disk is not what was written.
+    pub(crate) async fn open(
+        disk: &Arc<dyn Disk>,
+        node_id: u64,
+        witness: Arc<Witness>,
+    ) -> Result<Self, Error> {
         let opened = crate::disk::run(disk, move |disk| {
-            let backend = disk.open_log()?;
-            let db = redb::Builder::new()
-                .set_cache_size(DB_CACHE)
-                .create_with_backend(super::backend::Boxed(backend))
-                .map_err(std::io::Error::other)?;
-            let found = writer::open(&db, node_id).map_err(std::io::Error::other)?;
-            Ok((db, found))
+            let storage = disk.open_log()?;
+            // The database takes some of what it finds on the disk for granted.
+            let opened = catch_unwind(AssertUnwindSafe(|| open(storage, node_id, &disk.boot())));
+            opened.unwrap_or_else(|_| {
+                let what = "the database cannot make sense of it";
+                Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+            })
         })
         .await;
-        let (db, found) = opened.map_err(|e| Error::Storage(format!("opening the log: {e}")))?;
+        let (db, found) = opened.map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidData => Error::Corrupt {
+                file: LOG_FILE.into(),
+                detail: e.to_string(),
+            },
+            _ => Error::Storage(format!("opening the log: {e}")),
+        })?;
         if let Some(found) = found.node_id.filter(|found| *found != node_id) {
             return Err(Error::WrongNode {
                 expected: node_id,
                 found,
             });
         }
-        let last = match found.last {
-            Some(bytes) => Some(*decode(&bytes)?.get_log_id()),
-            None => None,
-        };
+        if let Some(kept) = &found.witness {
+            witness.kept(kept);
+        }
         // See the last point of this module's opening.
         let vote = found.vote.map(|mut vote: Vote| {
             if vote.leader_id.voted_for() == Some(node_id) {
@@ -119,7 +140,7 @@ impl LogStore {
                     vote,
                     committed: found.committed,
                     purged: found.purged,
-                    last: last.max(found.purged),
+                    last: found.last.max(found.purged),
                     told: None,
                     seq: 0,
                     cache: BTreeMap::new(),
@@ -129,8 +150,21 @@ impl LogStore {
                 progress: watch,
                 held_back: false.into(),
                 tell: tokio::sync::Notify::new(),
+                witness,
+                other_boot: found.other_boot,
+                opened_voters: found.voters,
             }),
         })
+    }
+
+    /// Whether the power may have been lost between the last time that it was open and this one.
+    pub(crate) fn is_of_other_boot(&self) -> bool {
+        self.shared.other_boot
+    }
+
+    /// Who votes by the newest such entry that was in it when it was opened.
+    pub(crate) fn opened_voters(&self) -> Option<&[u64]> {
+        self.shared.opened_voters.as_deref()
     }
 
     /// Closes the database, whoever still holds a handle, after what is being written.
@@ -248,6 +282,7 @@ impl LogStore {
             seq: mem.seq,
             change,
             committed: mem.committed,
+            witness: self.shared.witness.to_keep(),
         };
         self.shared
             .ops
@@ -472,6 +507,15 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let since = log_id.index;
+        let committed = self.committed().map(|id| id.index);
+        if let Some(committed) = committed.filter(|committed| since <= *committed) {
+            let why = format!(
+                "the leader has other entries from {since} on, and up to {committed} they were agreed on: a majority of \
+                 the voters' disks lost what they had said to be durable, and changes that were acknowledged are lost"
+            );
+            tracing::error!("{why}");
+            return Err(StorageIOError::write_logs(AnyError::error(why)).into());
+        }
         let before = match since.checked_sub(1) {
             Some(index) => self
                 .entries(
@@ -502,6 +546,28 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
+/// Opens the database and looks at all of it.
+fn open(
+    storage: Box<dyn StorageBackend>,
+    node_id: u64,
+    boot: &str,
+) -> std::io::Result<(Database, Found)> {
+    let mut db = redb::Builder::new()
+        .set_cache_size(DB_CACHE)
+        .create_with_backend(Summed::new(storage))
+        .map_err(|e| writer::io_error(e.into()))?;
+    // By the checksums that lead from its head to every page: afterwards it is known to be whole.
+    let whole = db
+        .check_integrity()
+        .map_err(|e| writer::io_error(e.into()))?;
+    if !whole {
+        let what = "its pages are not those that its head tells of";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+    }
+    let found = writer::open(&db, node_id, boot).map_err(writer::io_error)?;
+    Ok((db, found))
+}
+
 fn size(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(command) => command.len() + 48,
@@ -511,7 +577,7 @@ fn size(entry: &Entry) -> usize {
 
 fn decode(bytes: &[u8]) -> Result<Entry, Error> {
     postcard::from_bytes(bytes).map_err(|e| Error::Corrupt {
-        file: "log.redb".into(),
+        file: LOG_FILE.into(),
         detail: format!("an entry cannot be decoded: {e}"),
     })
 }

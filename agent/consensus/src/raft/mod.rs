@@ -5,7 +5,6 @@
 //! (pre-vote, hand-over, patience with slow disks); `membership` the change of voters.
 
 mod applier;
-mod backend;
 mod driver;
 mod election;
 mod log;
@@ -19,10 +18,13 @@ mod snapshots;
 mod status;
 #[cfg(test)]
 mod suite;
+mod trial;
 mod types;
 mod wire;
+mod witness;
 mod writer;
 
+pub use membership::Group;
 pub use node::{Consensus, Proposed};
 pub use status::{Role, Status};
 

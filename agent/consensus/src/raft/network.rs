@@ -53,6 +53,9 @@ impl RaftNetwork<Types> for Peer {
         _option: RPCOption,
     ) -> Result<AppendResponse, RpcError> {
         rpc.leader_commit = self.log.tellable(rpc.leader_commit);
+        let (leader, prev, committed) = (rpc.vote, rpc.prev_log_id, rpc.leader_commit);
+        let last = rpc.entries.last().map_or(prev, |entry| Some(entry.log_id));
+        let witness = &self.shared.witness;
         match call(
             self.transport.as_ref(),
             self.target,
@@ -61,7 +64,23 @@ impl RaftNetwork<Types> for Peer {
         )
         .await
         {
-            Ok(Reply::Append(response)) => Ok(response),
+            Ok(Reply::Append(response)) => {
+                match &response {
+                    AppendResponse::Success => {
+                        witness.told(self.target, leader, last, committed);
+                    }
+                    AppendResponse::PartialSuccess(last) => {
+                        witness.told(self.target, leader, *last, committed);
+                    }
+                    // Not for the library to see, which holds it to be impossible.
+                    AppendResponse::Conflict if witness.went_back(self.target, leader, prev) => {
+                        let why = "its disk lost what it had said to be durable";
+                        return Err(unreachable_peer(self.target, Err(why.into())));
+                    }
+                    AppendResponse::Conflict | AppendResponse::HigherVote(_) => {}
+                }
+                Ok(response)
+            }
             other => Err(unreachable_peer(self.target, other)),
         }
     }

@@ -21,8 +21,10 @@ use super::rpc::Handler;
 use super::shared::Shared;
 use super::snapshots::Snapshots;
 use super::status::{Role, Status};
-use super::types::Raft;
-use super::wire;
+use super::trial;
+use super::types::{Raft, Vote};
+use super::wire::{self, Reply, Request};
+use super::witness::Testimony;
 use crate::{ConsensusConfig, Disk, Error, RaftTransport, Replica};
 
 /// Pause before a failed instance is reopened: doubles from the first to the second.
@@ -109,8 +111,14 @@ impl Consensus {
             disk,
             replica,
         });
-        let first = inner.open().await?;
-        inner.set_running(Ok(first.clone()));
+        let first = inner.open().await;
+        let first = match first {
+            Ok(running) => {
+                inner.set_running(Ok(running.clone()));
+                Ok(running)
+            }
+            Err(e) => Err(inner.loss(&e).ok_or(e)?),
+        };
         let tasks = vec![
             tokio::spawn(supervise(Arc::clone(&inner), first)),
             tokio::spawn(confirm_reads(Arc::clone(&inner), waiting_reads)),
@@ -220,6 +228,9 @@ impl Consensus {
     /// [`Error::Malformed`], [`Error::NotRunning`], [`Error::Stopped`].
     pub async fn handle_rpc(&self, body: &[u8]) -> Result<Bytes, Error> {
         let request = wire::decode(body)?;
+        if let Request::Witness { from, lost } = request {
+            return wire::encode(&Reply::Witness(self.inner.testify(from, lost)));
+        }
         let handler = Handler {
             running: self.inner.running()?,
             shared: &self.inner.shared,
@@ -326,6 +337,20 @@ impl Inner {
             .clone()
     }
 
+    /// What this node was told by node `from`.
+    fn testify(&self, from: u64, lost: bool) -> Testimony {
+        let witness = &self.shared.witness;
+        if lost {
+            witness.is_lost(from);
+        } else {
+            witness.is_on_trial(from);
+        }
+        match self.running() {
+            Ok(running) => witness.testify(from, running.log.vote(), running.log.last()),
+            Err(_) => witness.testify(from, Vote::default(), None),
+        }
+    }
+
     fn set_running(&self, running: Result<Running, Error>) {
         *self.running.write().unwrap_or_else(PoisonError::into_inner) = running;
     }
@@ -349,7 +374,9 @@ impl Inner {
 
     async fn open(&self) -> Result<Running, Error> {
         let config = library_config(&self.config)?;
-        let log = LogStore::open(&self.disk, self.config.node_id).await?;
+        self.shared.distrust();
+        let witness = Arc::clone(&self.shared.witness);
+        let log = LogStore::open(&self.disk, self.config.node_id, Arc::clone(&witness)).await?;
         let snapshots = SnapshotState {
             failure: self.snapshot_failure.clone(),
             closed: Arc::new(AtomicBool::new(false)),
@@ -360,6 +387,7 @@ impl Inner {
                 log.clone(),
                 Snapshots::new(Arc::clone(&self.disk)),
                 snapshots.clone(),
+                witness,
             )
             .await?;
             let network = Network {
@@ -391,6 +419,37 @@ impl Inner {
         }
     }
 
+    /// Why the log is lost, where that is what is wrong with it, and others have it.
+    fn loss(&self, e: &Error) -> Option<String> {
+        match e {
+            Error::Corrupt { file, detail } if !self.transport.others().is_empty() => {
+                Some(format!("{file} is damaged: {detail}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// This node's log is not what others were told. It takes no part before they know.
+    fn tell_of_loss(&self, why: &str) {
+        let failure = format!(
+            "{why}; this node has no vote until a majority of the others has taken it out of the voters, and then begins a \
+             new log by itself; replace the disk if this happens again"
+        );
+        tracing::error!("this node's log is lost: {failure}");
+        self.set_running(Err(Error::NotRunning(failure.clone())));
+        self.status.send_modify(|status| {
+            status.role = Role::Down;
+            status.leader = None;
+            status.has_quorum = false;
+            status.failure = Some(failure);
+            status.lost.insert(self.config.node_id);
+        });
+    }
+
+    async fn clear(&self) -> std::io::Result<()> {
+        crate::disk::run(&self.disk, crate::Disk::clear).await
+    }
+
     async fn close(&self, running: Running) {
         running.snapshots.closed.store(true, Ordering::SeqCst);
         let _ = running.raft.shutdown().await;
@@ -398,12 +457,31 @@ impl Inner {
     }
 }
 
-/// Keeps an instance running until the node is stopped.
-async fn supervise(inner: Arc<Inner>, first: Running) {
+/// Keeps an instance running until the node is stopped. `first` is one, or why the log is lost.
+async fn supervise(inner: Arc<Inner>, first: Result<Running, String>) {
     let mut stop = inner.stop.subscribe();
-    let mut current = Some(first);
+    let (mut current, mut lost) = match first {
+        Ok(first) => (Some(first), None),
+        Err(why) => (None, Some(why)),
+    };
     let mut pause = REOPEN_MIN;
     loop {
+        if let Some(why) = lost.take() {
+            inner.tell_of_loss(&why);
+            tokio::select! {
+                () = trial::wait_to_begin_anew(&inner) => {}
+                _ = stop.wait_for(|stop| *stop) => {
+                    inner.set_running(Err(Error::Stopped));
+                    return;
+                }
+            }
+            match inner.clear().await {
+                Ok(()) => {
+                    tracing::warn!("nobody counts on the lost log any more: a new one is begun");
+                }
+                Err(e) => tracing::error!("the lost log cannot be cleared away: {e}"),
+            }
+        }
         let why = if let Some(running) = current.take() {
             let driver = Driver {
                 config: inner.config.clone(),
@@ -416,8 +494,18 @@ async fn supervise(inner: Arc<Inner>, first: Running) {
                 status: inner.status.clone(),
             };
             let started = tokio::time::Instant::now();
+            let on_trial = async {
+                match trial::stand(&inner, &running).await {
+                    Some(why) => why,
+                    None => std::future::pending().await,
+                }
+            };
             let failed = tokio::select! {
                 why = driver.run() => Some(why),
+                why = on_trial => {
+                    lost = Some(why.clone());
+                    Some(why)
+                }
                 _ = stop.wait_for(|stop| *stop) => None,
             };
             let reason = match &failed {
@@ -439,7 +527,10 @@ async fn supervise(inner: Arc<Inner>, first: Running) {
                     current = Some(running);
                     continue;
                 }
-                Err(e) => Some(e.to_string()),
+                Err(e) => {
+                    lost = inner.loss(&e);
+                    Some(e.to_string())
+                }
             }
         };
         inner.status.send_modify(|status| {

@@ -21,7 +21,11 @@ pub(crate) struct Handler<'a> {
 
 impl Handler<'_> {
     pub(crate) async fn answer(&self, request: Request) -> Reply {
+        if !self.shared.is_trusted() {
+            return Reply::Failed("that node is asking the others about its log".into());
+        }
         let answer = match request {
+            Request::Witness { .. } => Err("it is answered before".into()),
             Request::Append(request) => self.append(request).await,
             Request::Vote { request, handover } => {
                 let lease = {
@@ -31,12 +35,12 @@ impl Handler<'_> {
                     }
                     !handover && (self.leads || election.leader_alive(now))
                 };
-                if lease {
+                let asks = request.last_log_id.map(|id| (id.leader_id.term, id.index));
+                if lease || self.shared.is_below_floor(asks) {
                     // Not for the library to see: it would adopt the candidate's term.
                     let (vote, last) = (self.running.log.vote(), self.running.log.last());
                     Ok(Reply::Vote(VoteResponse::new(vote, last, false)))
                 } else {
-                    let asks = request.last_log_id.map(|id| (id.leader_id.term, id.index));
                     if asks >= last_log(&self.running.log) {
                         // It will most likely get this node's vote. Not only once that is on the disk: this node must
                         // not stand itself meanwhile.
@@ -54,10 +58,14 @@ impl Handler<'_> {
                 let (election, now) = self.shared.election();
                 Ok(Reply::PreVote {
                     granted: !self.shared.is_following()
+                        && !self.shared.is_below_floor(candidate)
                         && election.would_grant(now, self.leads, candidate, own),
                 })
             }
             Request::Snapshot(request) => self.snapshot(request).await,
+            Request::StandForElection if self.shared.declines() => {
+                Err("it is about to leave itself".into())
+            }
             Request::StandForElection => {
                 self.shared.stand_for_leader();
                 let triggered = self.running.raft.trigger().elect().await;

@@ -121,10 +121,17 @@ impl Snapshots {
             .map_err(|e| Error::Storage(format!("reading {name}: {e}")))?
             .ok_or_else(|| Error::Storage(format!("reading {name}: it is gone")))?;
         let (header, body) = snapshot_file::decode(name, &bytes)?;
-        let meta = postcard::from_bytes(header).map_err(|e| Error::Corrupt {
+        let meta: SnapshotMeta = postcard::from_bytes(header).map_err(|e| Error::Corrupt {
             file: name.to_owned(),
             detail: format!("its header cannot be decoded: {e}"),
         })?;
+        let is_of = meta.last_log_id.map_or(0, |id| id.index);
+        if index_of(name) != Some(is_of) {
+            return Err(Error::Corrupt {
+                file: name.to_owned(),
+                detail: format!("it is a snapshot of entry {is_of}"),
+            });
+        }
         Ok((meta, body.to_vec()))
     }
 

@@ -56,6 +56,9 @@ pub struct Status {
     pub has_quorum: bool,
     /// What is wrong with this node's disk, if something is.
     pub failure: Option<String>,
+    /// Members whose disks lost what they had said to be durable, as far as this node knows. They take no part until they
+    /// have been taken out of the group; then they begin anew.
+    pub lost: BTreeSet<u64>,
 }
 
 impl Status {
@@ -72,6 +75,7 @@ pub(crate) struct Beside {
     pub(crate) hears_leader: bool,
     pub(crate) quorum_patience: Duration,
     pub(crate) failure: Option<String>,
+    pub(crate) lost: BTreeSet<u64>,
 }
 
 /// Pure: the status that follows from what is known.
@@ -107,6 +111,7 @@ pub(crate) fn derive(metrics: &Metrics, beside: Beside) -> Status {
         snapshot: metrics.snapshot.map(|id| id.index),
         has_quorum: leader.is_some(),
         failure: beside.failure,
+        lost: beside.lost,
     }
 }
 

@@ -34,16 +34,22 @@ struct Builder;
 impl StoreBuilder<Types, LogStore, Applier> for Builder {
     async fn build(&self) -> Result<((), LogStore, Applier), StorageError> {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let log = LogStore::open(&disk, 1).await.unwrap();
+        let log = LogStore::open(&disk, 1, Arc::default()).await.unwrap();
         let replica = Replica::new(Arc::new(Nothing), ReplicaConfig::default());
         replica.tolerate_gaps();
         let state = SnapshotState {
             failure: watch::Sender::new(None),
             closed: Arc::new(AtomicBool::new(false)),
         };
-        let applier = Applier::open(replica, log.clone(), Snapshots::new(disk), state)
-            .await
-            .unwrap();
+        let applier = Applier::open(
+            replica,
+            log.clone(),
+            Snapshots::new(disk),
+            state,
+            Arc::default(),
+        )
+        .await
+        .unwrap();
         Ok(((), log, applier))
     }
 }

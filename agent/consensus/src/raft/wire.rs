@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{
     AppendRequest, AppendResponse, SnapshotRequest, SnapshotResponse, VoteRequest, VoteResponse,
 };
+use super::witness::Testimony;
 use crate::Error;
 
 const VERSION: u8 = 1;
@@ -26,6 +27,11 @@ pub(crate) enum Request {
     Snapshot(SnapshotRequest),
     /// From the leader that wants to go: stand for election now.
     StandForElection,
+    /// From a node that has opened its log: what is known of it? `lost`: it is not what it was.
+    Witness {
+        from: u64,
+        lost: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +45,7 @@ pub(crate) enum Reply {
     StandForElection,
     /// The other side could not do it, and why.
     Failed(String),
+    Witness(Testimony),
 }
 
 pub(crate) fn encode(message: &impl Serialize) -> Result<Bytes, Error> {

@@ -3,11 +3,12 @@
 
 use std::sync::{Arc, RwLock};
 
+use openraft::EntryPayload;
 use openraft::storage::LogFlushed;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, watch};
 
-use super::types::{LogId, Types, Vote};
+use super::types::{Entry, LogId, Types, Vote};
 use crate::disk::Disk;
 
 pub(crate) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -16,6 +17,8 @@ pub(crate) const VOTE: &str = "vote";
 pub(crate) const COMMITTED: &str = "committed";
 pub(crate) const PURGED: &str = "purged";
 pub(crate) const NODE_ID: &str = "node_id";
+pub(crate) const WITNESS: &str = "witness";
+pub(crate) const BOOT: &str = "boot";
 
 /// The open database; `None` once it was closed, whatever handles are still about.
 pub(crate) type Db = Arc<RwLock<Option<Database>>>;
@@ -42,6 +45,8 @@ pub(crate) struct Op {
     pub(crate) change: Change,
     /// What was known to be committed; saved along, never on its own.
     pub(crate) committed: Option<LogId>,
+    /// What was heard of others' logs, if that changed; saved along as well.
+    pub(crate) witness: Option<Vec<u8>>,
 }
 
 /// Up to which change everything is on the disk, or why nothing more gets there.
@@ -98,7 +103,24 @@ pub(crate) fn with_db<T>(
     let Some(db) = guard.as_ref() else {
         return Err(std::io::Error::other("the log is closed"));
     };
-    work(db).map_err(std::io::Error::other)
+    work(db).map_err(io_error)
+}
+
+/// What the database says, as an error of the disk: `InvalidData` where what is on it is not what was written.
+pub(crate) fn io_error(e: redb::Error) -> std::io::Error {
+    match e {
+        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            std::io::Error::new(std::io::ErrorKind::InvalidData, "it is shorter than it was")
+        }
+        redb::Error::Io(e) => e,
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. } => {
+            std::io::Error::new(std::io::ErrorKind::InvalidData, e)
+        }
+        e => std::io::Error::other(e),
+    }
 }
 
 fn commit(db: &Database, ops: &[Op]) -> Result<(), redb::Error> {
@@ -126,6 +148,9 @@ fn commit(db: &Database, ops: &[Op]) -> Result<(), redb::Error> {
         if let Some(committed) = ops.iter().filter_map(|op| op.committed).max() {
             meta.insert(COMMITTED, encode(&committed)?.as_slice())?;
         }
+        if let Some(witness) = ops.iter().rev().find_map(|op| op.witness.as_deref()) {
+            meta.insert(WITNESS, witness)?;
+        }
     }
     txn.commit()?;
     Ok(())
@@ -138,11 +163,19 @@ pub(crate) struct Found {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
     pub(crate) purged: Option<LogId>,
-    pub(crate) last: Option<Vec<u8>>,
+    pub(crate) last: Option<LogId>,
+    /// The newest entry that says who votes.
+    pub(crate) voters: Option<Vec<u64>>,
+    pub(crate) witness: Option<Vec<u8>>,
+    /// Whether the power may have been lost since it was open last.
+    pub(crate) other_boot: bool,
 }
 
 /// Opens or creates the tables and reads what the Raft library starts from.
-pub(crate) fn open(db: &Database, node_id: u64) -> Result<Found, redb::Error> {
+///
+/// # Errors
+/// [`redb::Error::Corrupted`] where an entry is not what belongs in its place.
+pub(crate) fn open(db: &Database, node_id: u64, boot: &str) -> Result<Found, redb::Error> {
     let read = db.begin_read()?;
     match read.open_table(META) {
         Ok(_) => {}
@@ -158,17 +191,60 @@ pub(crate) fn open(db: &Database, node_id: u64) -> Result<Found, redb::Error> {
     drop(read);
     let read = db.begin_read()?;
     let meta = read.open_table(META)?;
-    let last = read
-        .open_table(LOG)?
-        .last()?
-        .map(|(_, bytes)| bytes.value().to_vec());
-    Ok(Found {
+    let purged: Option<LogId> = get(&meta, PURGED)?;
+    let (last, voters) = walk(&read.open_table(LOG)?, purged)?;
+    let found = Found {
         node_id: get(&meta, NODE_ID)?,
         vote: get(&meta, VOTE)?,
         committed: get(&meta, COMMITTED)?,
-        purged: get(&meta, PURGED)?,
+        purged,
         last,
-    })
+        voters,
+        witness: meta.get(WITNESS)?.map(|bytes| bytes.value().to_vec()),
+        other_boot: get::<String>(&meta, BOOT)?.as_deref() != Some(boot) || boot.is_empty(),
+    };
+    drop(meta);
+    drop(read);
+    if found.other_boot && !boot.is_empty() {
+        let txn = db.begin_write()?;
+        txn.open_table(META)?
+            .insert(BOOT, encode(&boot)?.as_slice())?;
+        txn.commit()?;
+    }
+    Ok(found)
+}
+
+/// Looks at every entry: each can be read, is the one of its place, and none is missing between two.
+#[allow(clippy::type_complexity)]
+fn walk(
+    log: &impl ReadableTable<u64, &'static [u8]>,
+    purged: Option<LogId>,
+) -> Result<(Option<LogId>, Option<Vec<u64>>), redb::Error> {
+    let wrong = |what: String| redb::Error::Corrupted(what);
+    let (mut last, mut voters) = (None, None);
+    for row in log.iter()? {
+        let (key, bytes) = row?;
+        let index = key.value();
+        let entry: Entry = postcard::from_bytes(bytes.value())
+            .map_err(|e| wrong(format!("entry {index} cannot be decoded: {e}")))?;
+        let id = entry.log_id;
+        let before = last.or(purged.filter(|purged| purged.index + 1 == index));
+        if id.index != index || before.is_some_and(|b: LogId| b.index + 1 != index || b > id) {
+            return Err(wrong(format!(
+                "in place {index} after {before:?} there is entry {id:?}"
+            )));
+        }
+        if purged.is_some_and(|purged| index > purged.index + 1) && last.is_none() {
+            return Err(wrong(format!(
+                "entries between {purged:?} and {index} are missing"
+            )));
+        }
+        last = Some(id);
+        if let EntryPayload::Membership(membership) = entry.payload {
+            voters = Some(membership.voter_ids().collect());
+        }
+    }
+    Ok((last, voters))
 }
 
 fn get<T: serde::de::DeserializeOwned>(

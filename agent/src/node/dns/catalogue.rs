@@ -1,35 +1,97 @@
-//! What can be looked up, as the replica has it: tasks only that run, and are healthy where that is
-//! checked. Pure.
+//! What names stand for, as the replica has it: asked name by name, nothing is kept beside the replica. Tasks are found
+//! only that run, and are healthy where that is checked.
 
 use std::net::{IpAddr, SocketAddr};
-use swarm_api::model::{NetworkMode, Protocol, Task};
+use swarm_api::model::{Id, NetworkMode, Node, Protocol, Task};
 use swarm_cluster::State;
+use swarm_cluster::state::ServiceRecord;
 use swarm_discovery::catalogue::Protocol as Transport;
-use swarm_discovery::catalogue::{Address, Contents, Endpoint, NodeEntry, Port};
+use swarm_discovery::catalogue::{Address, Endpoint, Names, NodeEntry, Port, Source};
+use swarm_member::Member;
 
-/// The catalogue's contents.
-pub(super) fn contents(state: &State, stale: bool) -> Contents {
-    let nodes = state.nodes.values().map(|node| NodeEntry {
+/// The replica of a member.
+pub(super) struct Replica(pub(super) Member);
+
+impl Source for Replica {
+    fn with(&self, ask: &mut dyn FnMut(&dyn Names)) {
+        // Before the state is held: who holds it asks the member nothing else.
+        let stale = super::is_stale(&self.0);
+        let state = self.0.state();
+        ask(&Seen {
+            state: &state,
+            stale,
+        });
+    }
+}
+
+/// A replica's state at one moment.
+struct Seen<'a> {
+    state: &'a State,
+    stale: bool,
+}
+
+impl Names for Seen<'_> {
+    fn service(&self, name: &str) -> Option<Vec<Endpoint>> {
+        let id = &self.record(name)?.service.id;
+        let serving = (self.state.tasks.of_service(id)).filter(|t| t.status.serves());
+        Some(serving.filter_map(|t| endpoint(self.state, t)).collect())
+    }
+
+    fn task(&self, name: &str) -> Option<Endpoint> {
+        let by_name = || {
+            let (service, slot) = name.rsplit_once('.')?;
+            let (id, slot) = (&self.record(service)?.service.id, slot.parse::<u32>().ok()?);
+            let mut tasks = self.state.tasks.of_service(id);
+            tasks.find(|t| t.slot == slot && t.status.serves())
+        };
+        let by_id = || {
+            let id = Id::from_text(name.to_ascii_lowercase());
+            self.state.tasks.get(&id).filter(|t| t.status.serves())
+        };
+        endpoint(self.state, by_name().or_else(by_id)?)
+    }
+
+    fn task_at(&self, ip: IpAddr) -> Option<Endpoint> {
+        let IpAddr::V4(address) = ip else {
+            return None;
+        };
+        let networks = self.state.networks.values();
+        let mut ids = networks.filter_map(|r| r.leases.get(&address));
+        let task = self.state.tasks.get(ids.next()?)?;
+        endpoint(self.state, Some(task).filter(|t| t.status.serves())?)
+    }
+
+    fn node(&self, name: &str) -> Option<NodeEntry> {
+        let mut nodes = self.state.nodes.values();
+        nodes.find(|n| n.name.eq_ignore_ascii_case(name)).map(entry)
+    }
+
+    fn node_at(&self, ip: IpAddr) -> Option<NodeEntry> {
+        let at = |n: &&Node| n.address.is_some_and(|a| a.ip() == ip);
+        self.state.nodes.values().find(at).map(entry)
+    }
+
+    fn index(&self) -> u64 {
+        self.state.index
+    }
+
+    fn stale(&self) -> bool {
+        self.stale
+    }
+}
+
+impl Seen<'_> {
+    fn record(&self, name: &str) -> Option<&ServiceRecord> {
+        let mut records = self.state.services.values().map(|record| &**record);
+        records.find(|r| r.service.spec.name.eq_ignore_ascii_case(name))
+    }
+}
+
+fn entry(node: &Node) -> NodeEntry {
+    NodeEntry {
         node: node.id.0,
         name: node.name.clone(),
         addresses: node.address.iter().map(SocketAddr::ip).collect(),
-    });
-    let serving = state.tasks.values().filter(|t| t.status.serves());
-    Contents {
-        index: state.index,
-        stale,
-        services: state
-            .services
-            .values()
-            .map(|s| s.service.spec.name.clone())
-            .collect(),
-        networks: state
-            .networks
-            .values()
-            .map(|n| n.network.name.clone())
-            .collect(),
-        nodes: nodes.collect(),
-        endpoints: serving.filter_map(|task| endpoint(state, task)).collect(),
     }
 }
 
@@ -69,9 +131,21 @@ fn endpoint(state: &State, task: &Task) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tests::{place, state};
+    use super::super::super::tests::{place, place_in_host_network, state};
     use super::*;
     use swarm_api::model::{Health, HealthState, TaskState};
+
+    fn seen(state: &State) -> Seen<'_> {
+        Seen {
+            state,
+            stale: false,
+        }
+    }
+
+    fn tasks(state: &State, service: &str) -> Vec<String> {
+        let found = seen(state).service(service).unwrap();
+        found.into_iter().map(|e| e.task).collect()
+    }
 
     #[test]
     fn of_tasks_that_are_checked_only_the_healthy_are_found() {
@@ -88,40 +162,45 @@ mod tests {
             });
             state.tasks.insert(task.id.clone(), task);
         }
-        let found = contents(&state, false).endpoints;
-        let found: Vec<&str> = found.iter().map(|e| e.task.as_str()).collect();
-        assert_eq!(found, ["web.2"]);
+        assert_eq!(tasks(&state, "web"), ["web.2"]);
+        assert!(seen(&state).task("web.1").is_none());
+        assert!(seen(&state).task("WEB.2").is_some());
     }
 
     #[test]
-    fn running_tasks_are_found_and_no_others() {
+    fn running_tasks_are_found_by_every_name_and_no_others_are() {
         let mut state = state();
-        place(&mut state, 1, 1, TaskState::Running);
+        let one = place(&mut state, 1, 1, TaskState::Running);
         place(&mut state, 2, 2, TaskState::Starting);
-        place(&mut state, 3, 2, TaskState::Lost);
-        let contents = contents(&state, true);
-        assert!(contents.stale && contents.index == state.index);
-        assert_eq!(contents.services, ["web"]);
-        assert_eq!(contents.networks, ["default"]);
-        assert_eq!(contents.nodes[1].addresses, [IpAddr::from([192, 0, 2, 2])]);
-        let [found] = &contents.endpoints[..] else {
-            panic!("{:?}", contents.endpoints);
-        };
+        let lost = place(&mut state, 3, 2, TaskState::Lost);
+        assert_eq!(tasks(&state, "Web"), ["web.1"]);
+        let seen = seen(&state);
+        assert!(seen.service("ghost").is_none());
+        let found = seen.task("web.1").unwrap();
+        assert_eq!(seen.task(one.id.as_str()), Some(found.clone()));
+        assert_eq!(seen.task_at([10, 97, 1, 1].into()), Some(found.clone()));
+        for gone in ["web.2", "web.3", lost.id.as_str(), "web", "web.x"] {
+            assert!(seen.task(gone).is_none(), "{gone}");
+        }
+        assert!(seen.task_at([10, 97, 1, 3].into()).is_none());
         assert_eq!((found.task.as_str(), found.slot()), ("web.1", "1"));
         assert_eq!(found.addresses[0].network.as_deref(), Some("default"));
         assert_eq!(
             (found.ports[0].port, found.ports[0].protocol),
             (80, Transport::Tcp)
         );
+        let node = seen.node("Host2").unwrap();
+        assert_eq!(node.addresses, [IpAddr::from([192, 0, 2, 2])]);
+        assert_eq!(seen.node_at([192, 0, 2, 2].into()), Some(node));
+        assert!(seen.node("ghost").is_none());
+        assert!(seen.node_at([192, 0, 2, 9].into()).is_none());
     }
 
     #[test]
     fn a_task_in_its_host_s_network_is_found_at_its_host_from_everywhere() {
         let mut state = state();
-        let mut task = place(&mut state, 1, 2, TaskState::Running);
-        task.spec.network = NetworkMode::Host;
-        state.tasks.insert(task.id.clone(), task);
-        let found = contents(&state, false).endpoints.remove(0);
+        place_in_host_network(&mut state, 1, 2);
+        let found = seen(&state).task("web.1").unwrap();
         let at_host = Address {
             network: None,
             ip: [192, 0, 2, 2].into(),

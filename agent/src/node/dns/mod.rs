@@ -1,5 +1,5 @@
-//! Names on this node: the catalogue is kept as the replica has it, and asked for at the host's own address and at
-//! the gateway of every network that is in use here. What is in the catalogue follows from the state alone.
+//! Names on this node: the replica is asked, at the host's own address and at the gateway of every network that is in use
+//! here. What a name stands for follows from the state alone.
 
 mod catalogue;
 pub(super) mod task;
@@ -13,14 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use swarm_api::{Error, Result};
-use swarm_discovery::catalogue::{Catalogue, CatalogueCell, Contents};
 use swarm_discovery::dns::{DnsConfig, DnsServer, ListenerId, Viewpoint, parse_resolv_conf};
 use swarm_member::Member;
 use tokio_util::sync::CancellationToken;
 
 const PORT: u16 = 53;
-/// How often it is looked at whether the replica has fallen behind.
-const FRESHNESS: Duration = Duration::from_secs(1);
 /// How often the host's resolvers are read again.
 const RESOLVERS: Duration = Duration::from_secs(30);
 /// A replica of which it has not been known for so long that it is up to date is stale.
@@ -30,8 +27,6 @@ const STALE: Duration = Duration::from_secs(5);
 pub(super) struct Dns {
     server: Arc<DnsServer>,
     kernel: Arc<dyn Kernel>,
-    cell: Arc<CatalogueCell>,
-    member: Member,
     networks: Arc<Networks>,
     warnings: Warnings,
     listen: SocketAddr,
@@ -50,14 +45,12 @@ impl Dns {
         listen: SocketAddr,
         required: bool,
     ) -> Result<(Self, bool)> {
-        let cell = Arc::new(CatalogueCell::default());
         let internal = |why: swarm_discovery::DiscoveryError| Error::Internal(why.to_string());
-        let server = DnsServer::start(DnsConfig::default(), Arc::clone(&cell)).map_err(internal)?;
+        let source = Arc::new(catalogue::Replica(member));
+        let server = DnsServer::start(DnsConfig::default(), source).map_err(internal)?;
         let dns = Self {
             server: Arc::new(server),
             kernel,
-            cell,
-            member,
             networks,
             warnings,
             listen,
@@ -74,24 +67,14 @@ impl Dns {
 
     /// Serves until `stop`, then closes all sockets. `bound` says whether the host's own address is listened on.
     pub(super) async fn run(&self, mut bound: bool, stop: CancellationToken) {
-        let mut applied = self.member.watch_applied();
         let mut ready = self.networks.ready();
-        let mut freshness = tokio::time::interval(FRESHNESS);
         let mut resolvers = tokio::time::interval(RESOLVERS);
         let mut listeners: BTreeMap<String, Listener> = BTreeMap::new();
-        let mut served = Contents::default();
-        let mut seen = None;
         let mut backoff = Backoff::new(Duration::from_millis(200), RESOLVERS);
         let mut retry = None;
         // What was published before we began to follow counts as well.
         ready.mark_changed();
         loop {
-            let index = *applied.borrow_and_update();
-            let now = (index, self.is_stale());
-            if seen != Some(now) {
-                self.serve(&mut served, now.1);
-                seen = Some(now);
-            }
             let look = ready.has_changed().unwrap_or(false);
             if look || retry.is_some_and(|at| at <= tokio::time::Instant::now()) {
                 let wanted = ready.borrow_and_update().clone();
@@ -106,16 +89,21 @@ impl Dns {
                     Some(tokio::time::Instant::now() + backoff.delay())
                 };
             }
+            let due = async {
+                match retry {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = applied.changed() => if changed.is_err() { break },
                 changed = ready.changed() => {
                     if changed.is_err() {
                         break;
                     }
                     ready.mark_changed();
                 }
-                _ = freshness.tick() => {}
+                () = due => {}
                 _ = resolvers.tick() => {
                     if !bound {
                         bound = self.listen_for_the_host().await.is_ok();
@@ -130,24 +118,6 @@ impl Dns {
     /// Whether the host's own sockets take what is sent to the gateways, too; no others could be bound beside them.
     fn listens_everywhere(&self) -> bool {
         self.listen.ip().is_unspecified() && self.listen.port() == PORT
-    }
-
-    fn is_stale(&self) -> bool {
-        let status = self.member.status();
-        !status.has_quorum || status.staleness.is_some_and(|age| age > STALE)
-    }
-
-    /// Puts what the replica says into the catalogue, if it says something new.
-    fn serve(&self, served: &mut Contents, stale: bool) {
-        let now = catalogue::contents(&self.member.state(), stale);
-        let same = Contents {
-            index: now.index,
-            ..served.clone()
-        } == now;
-        if !same {
-            self.cell.store(Catalogue::new(now.clone()));
-            *served = now;
-        }
     }
 
     async fn listen_for_the_host(&self) -> std::result::Result<(), String> {
@@ -230,6 +200,11 @@ impl Dns {
 struct Listener {
     gateway: IpAddr,
     id: ListenerId,
+}
+
+fn is_stale(member: &Member) -> bool {
+    let status = member.status();
+    !status.has_quorum || status.staleness.is_some_and(|age| age > STALE)
 }
 
 /// The resolvers of a `resolv.conf`, without ourselves: a socket at all addresses answers at every loopback one.

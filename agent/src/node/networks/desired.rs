@@ -96,14 +96,16 @@ pub(super) fn keep(desired: &mut HostNetwork, local: &[Task]) {
     }
 }
 
-/// The tasks that are on a node and have not ended, with the cluster network that they are in.
+/// The tasks that are on a node and have not ended, with the cluster network that they are in: those that hold an address there,
+/// however many others there are.
 fn connected(state: &State) -> impl Iterator<Item = (&Task, &str, Ipv4Addr)> {
-    state.tasks.values().filter_map(|task| {
-        let NetworkMode::Cluster(name) = &task.spec.network else {
-            return None;
-        };
-        let live = task.node.is_some() && !task.status.state.is_final();
-        Some((task, name.as_str(), live.then(|| address(task))??))
+    state.networks.values().flat_map(move |record| {
+        let name = record.network.name.as_str();
+        record.leases.iter().filter_map(move |(address, id)| {
+            let task = state.tasks.get(id)?;
+            let live = task.node.is_some() && !task.status.state.is_final();
+            live.then_some((task, name, *address))
+        })
     })
 }
 
@@ -181,7 +183,7 @@ pub(super) fn usable<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tests::{place, state};
+    use super::super::super::tests::{place, place_in_host_network, state};
     use super::*;
     use std::net::Ipv6Addr;
 
@@ -235,9 +237,7 @@ mod tests {
     fn ended_tasks_and_tasks_without_a_cluster_network_have_no_place() {
         let mut state = state();
         place(&mut state, 1, 1, TaskState::Lost);
-        let mut own = place(&mut state, 2, 1, TaskState::Running);
-        own.spec.network = NetworkMode::Host;
-        state.tasks.insert(own.id.clone(), own);
+        place_in_host_network(&mut state, 2, 1);
         assert!(seen_by(&state, 1).attachments.is_empty());
         assert!(seen_by(&state, 1).ports.is_empty());
         // The other node's gateway is all that is left.

@@ -13,6 +13,7 @@ use super::footing::Footing;
 use super::kernel::Kernel;
 use super::local::Local;
 use super::warnings::Warnings;
+use crate::follow::Follow;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use attach::request;
@@ -38,6 +39,9 @@ const FOOTING: Duration = Duration::from_secs(5);
 const BRIDGE: Duration = Duration::from_secs(15);
 /// What a network takes at most.
 const LONGEST_MTU: u32 = 65_450;
+/// The rest between two comparisons, for each thing that was compared: where much changes at once in a large cluster, all of
+/// it is looked at together.
+const REST_EACH: Duration = Duration::from_micros(10);
 const SUBJECT: &str = "network";
 
 /// The networks that can be used on this node now, by name.
@@ -145,14 +149,19 @@ impl Networks {
             () = stop.cancelled() => return,
             _ = tokio::time::timeout(FOOTING, sure) => {}
         }
-        let mut applied = self.member.watch_applied();
+        let node = self.member.id();
+        let mut follow = Follow::new(self.member.clone(), move |state| {
+            (super::part(state, node), state.marks.networks)
+        });
+        let mut known = true;
         let mut check = tokio::time::interval(DRIFT_CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(Duration::from_millis(500), DRIFT_CHECK);
         let mut done: Option<Arc<HostNetwork>> = None;
         let mut due = true;
         loop {
-            applied.borrow_and_update();
+            follow.look();
+            footing.borrow_and_update();
             let desired = self.desired(mtu);
             let mut retry = None;
             if let Some(desired) = desired
@@ -164,7 +173,13 @@ impl Networks {
                     Ok(()) => {
                         backoff.reset();
                         self.warnings.set(SUBJECT, None);
+                        let compared = u32::try_from(desired.endpoints.len());
                         done = Some(desired);
+                        let rest = REST_EACH * compared.unwrap_or(u32::MAX);
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(rest) => {}
+                        }
                     }
                     Err(why) => {
                         self.warnings.set(SUBJECT, Some(why));
@@ -181,7 +196,11 @@ impl Networks {
             };
             due = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = applied.changed() => {
+                changed = footing.changed(), if known => {
+                    known = changed.is_ok();
+                    false
+                }
+                changed = follow.changed() => {
                     if changed.is_err() {
                         return;
                     }

@@ -199,6 +199,7 @@ impl From<TaskStatus> for v1::TaskStatus {
             finished_at_unix_ms: s.finished_at.map(|t| t.0),
             observed_at_unix_ms: s.observed_at.0,
             health: s.health.map(Into::into),
+            oom_kills: s.oom_kills,
         }
     }
 }
@@ -216,6 +217,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             finished_at: time(s.finished_at_unix_ms),
             observed_at: Timestamp(s.observed_at_unix_ms),
             health: s.health.map(TryInto::try_into).transpose()?,
+            oom_kills: s.oom_kills,
         })
     }
 }

@@ -209,17 +209,21 @@ fn task() -> impl Strategy<Value = Task> {
         option::of(any::<u64>()),
         any::<u64>(),
         option::of(health()),
+        any::<u32>(),
     )
         .prop_map(
-            |(state, message, exit, pid, started, finished, observed, health)| TaskStatus {
-                state,
-                message,
-                exit,
-                pid,
-                started_at: started.map(Timestamp),
-                finished_at: finished.map(Timestamp),
-                observed_at: Timestamp(observed),
-                health,
+            |(state, message, exit, pid, started, finished, observed, health, oom_kills)| {
+                TaskStatus {
+                    state,
+                    oom_kills,
+                    message,
+                    exit,
+                    pid,
+                    started_at: started.map(Timestamp),
+                    finished_at: finished.map(Timestamp),
+                    observed_at: Timestamp(observed),
+                    health,
+                }
             },
         );
     let desired = some(&[

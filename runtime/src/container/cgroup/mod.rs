@@ -4,10 +4,13 @@
 mod bpf;
 mod delegation;
 mod devices;
+mod figures;
 mod files;
+mod oom;
 mod pressure;
 mod program;
 mod resources;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -20,7 +23,11 @@ use std::{
 };
 
 pub use delegation::delegated;
+pub use figures::{Amount, CpuFigures, Figures, IoFigures, MemoryFigures};
+pub use oom::OomEvents;
 pub use pressure::{Pressure, Stall};
+pub(super) use systemd::Wanted;
+pub use systemd::{Manager, Unit};
 
 /// The part of a v2 cgroup that is a container's own.
 const PAYLOAD: &str = "payload";
@@ -54,6 +61,8 @@ pub struct Cgroup {
     filtered: bool,
     /// The one below in which the container begins that makes cgroups of its own.
     payload: Option<v2::Group>,
+    /// The unit that it belongs to, where systemd has made it.
+    unit: Option<Unit>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +75,7 @@ enum Layout {
 }
 
 /// How a new process gets into a cgroup.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Entrance {
     /// The v2 directory, for clone3. If that cannot be used: its `cgroup.procs`, to which the process writes `0`.
     pub(super) directory: Option<OwnedFd>,
@@ -118,7 +127,15 @@ impl Cgroup {
             layout,
             filtered: false,
             payload: None,
+            unit: None,
         })
+    }
+
+    /// The same as the cgroup of this unit, if it is one: systemd is told what changes, and of the end.
+    #[must_use]
+    pub fn of_unit(mut self, unit: Option<Unit>) -> Self {
+        self.unit = unit;
+        self
     }
 
     fn none() -> Self {
@@ -127,6 +144,7 @@ impl Cgroup {
             layout: Layout::None,
             filtered: false,
             payload: None,
+            unit: None,
         }
     }
 
@@ -170,37 +188,28 @@ impl Cgroup {
                 layout: Layout::Unified(group.clone()),
                 filtered: false,
                 payload: None,
+                unit: None,
             };
-            let limited = group
-                .limit(root, &limits)
-                .and_then(|()| v2::limit_devices(&group, &rules))
-                .map(|filtered| cgroup.filtered = filtered)
-                .and_then(|()| {
-                    if parted {
-                        let payload = v2::Group::at(group.path(), Path::new(PAYLOAD));
-                        payload.create()?;
-                        payload.limit(root, &[])?;
-                        cgroup.payload = Some(payload);
-                    }
-                    Ok(())
-                });
+            let limited = cgroup.limit_unified(&group, &limits, &rules, parted, None);
             (cgroup, limited)
         } else {
             let mut limits = resources
                 .map(resources::v1)
                 .transpose()?
                 .unwrap_or_default();
-            if v1::has(root, "devices") {
+            let there = v1::hierarchies(root)?;
+            if v1::has(&there, "devices") {
                 limits.extend(resources::devices_v1(&rules));
             }
             let hybrid = root.join("unified");
             let unified = v2::is(&hybrid).then(|| v2::Group::at(&hybrid, &path));
-            let groups = v1::Groups::new(root, &path, &limits, unified.is_none(), parted)?;
+            let groups = v1::Groups::new(root, there, &path, &limits, unified.is_none(), parted)?;
             let cgroup = Self {
                 path,
                 layout: Layout::Legacy(groups.clone(), unified.clone()),
                 filtered: false,
                 payload: None,
+                unit: None,
             };
             let limited = unified
                 .map_or(Ok(()), |unified| unified.create())
@@ -215,6 +224,89 @@ impl Cgroup {
                 Err(error)
             }
         }
+    }
+
+    /// The same with a unit of systemd, in the place where that has it.
+    pub(super) fn create_unit(
+        wanted: &Wanted<'_>,
+        resources: Option<&LinuxResources>,
+        parted: bool,
+    ) -> Result<Self> {
+        let root = Path::new(ROOT);
+        if !v2::is(root) {
+            return Err(Error::Unsupported(
+                "the systemd driver needs cgroup v2: with v1, systemd takes the device rules away whenever it reads its own files \
+                 again; use the cgroupfs driver (podman: --cgroup-manager=cgroupfs; Docker: --exec-opt \
+                 native.cgroupdriver=cgroupfs)"
+                    .to_owned(),
+            ));
+        }
+        let limits = resources
+            .map(resources::v2)
+            .transpose()?
+            .unwrap_or_default();
+        let rules = device_rules(resources)?;
+        // The process that waits is in it when the container's comes.
+        let limits: Vec<_> = limits.into_iter().filter(|l| !l.leaves_one()).collect();
+        systemd::approach(wanted.unit)?;
+        let path = systemd::start(wanted, &limits)?;
+        let group = v2::Group::at(root, &path);
+        let mut cgroup = Self {
+            path,
+            layout: Layout::Unified(group.clone()),
+            filtered: false,
+            payload: None,
+            unit: Some(wanted.unit.clone()),
+        };
+        match cgroup.limit_unified(&group, &limits, &rules, parted, Some(wanted.placeholder)) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                let _ = cgroup.signal_all(libc::SIGKILL);
+                let _ = cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Sets the limit of a new unit's processes that the one which waited in it had left no room for.
+    pub(super) fn limit_to_one(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        let (Layout::Unified(group), Some(unit), Some(resources)) =
+            (&self.layout, &self.unit, resources)
+        else {
+            return Ok(());
+        };
+        let limits = resources::v2(resources)?;
+        let Some(limit) = limits.into_iter().find(resources::Limit::leaves_one) else {
+            return Ok(());
+        };
+        let limits = [limit];
+        group.limit(Path::new(ROOT), &limits)?;
+        systemd::update(unit, &limits)
+    }
+
+    /// Sets the limits of a new one. `inside`: a process that is in it already.
+    fn limit_unified(
+        &mut self,
+        group: &v2::Group,
+        limits: &[resources::Limit],
+        rules: &[devices::Rule],
+        parted: bool,
+        inside: Option<i32>,
+    ) -> Result<()> {
+        let root = Path::new(ROOT);
+        group.limit(root, limits)?;
+        self.filtered = v2::limit_devices(group, rules)?;
+        if parted {
+            let payload = v2::Group::at(group.path(), Path::new(PAYLOAD));
+            payload.create()?;
+            // With processes in it a cgroup cannot hand controllers down.
+            if let Some(pid) = inside {
+                payload.take(pid)?;
+            }
+            payload.limit(root, &[])?;
+            self.payload = Some(payload);
+        }
+        Ok(())
     }
 
     /// Its path, relative to the hierarchy's root; nothing if there is none.
@@ -232,6 +324,18 @@ impl Cgroup {
         }
     }
 
+    /// All that its controllers count.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a cgroup.
+    pub fn figures(&self) -> Result<Figures> {
+        match &self.layout {
+            Layout::None => Err(no_cgroup("what it uses cannot be told")),
+            Layout::Unified(group) => Ok(group.figures()),
+            Layout::Legacy(groups, _) => Ok(groups.figures()),
+        }
+    }
+
     /// What its processes had to wait for of `cpu`, `memory` or `io`. None on v1, and where the kernel does not tell.
     pub fn pressure(&self, resource: &str) -> Result<Option<Pressure>> {
         match &self.layout {
@@ -246,6 +350,18 @@ impl Cgroup {
             Layout::None => Ok(0),
             Layout::Unified(group) => group.oom_kills(),
             Layout::Legacy(groups, _) => groups.oom_kills(),
+        }
+    }
+
+    /// Has the kernel tell when it runs out of memory.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a cgroup; what the kernel says.
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        match &self.layout {
+            Layout::None => Err(no_cgroup("that it is out of memory cannot be told")),
+            Layout::Unified(group) => group.oom_events(),
+            Layout::Legacy(groups, _) => groups.oom_events(),
         }
     }
 
@@ -315,7 +431,11 @@ impl Cgroup {
         match &self.layout {
             Layout::None => Err(no_cgroup("limits cannot be set")),
             Layout::Unified(group) => {
-                group.limit(Path::new(ROOT), &resources::v2(resources)?)?;
+                let limits = resources::v2(resources)?;
+                group.limit(Path::new(ROOT), &limits)?;
+                if let Some(unit) = &self.unit {
+                    systemd::update(unit, &limits)?;
+                }
                 if devices && !v2::limit_devices(group, &rules)? {
                     return Err(Error::Unsupported(
                         "device rules cannot be changed: this kernel has no programs for them (CONFIG_CGROUP_BPF), or the \
@@ -356,7 +476,8 @@ impl Cgroup {
                 }
                 groups.remove()
             }
-        }
+        }?;
+        self.unit.as_ref().map_or(Ok(()), systemd::stop)
     }
 
     /// The same without waiting: an error if there is still something in it.
@@ -374,7 +495,8 @@ impl Cgroup {
                     .into_iter()
                     .flat_map(|g| g.directories().map(|(_, path)| path)),
             )
-            .try_for_each(files::remove_now)
+            .try_for_each(files::remove_now)?;
+        self.unit.as_ref().map_or(Ok(()), systemd::stop)
     }
 
     /// The way in.
@@ -397,6 +519,9 @@ impl Cgroup {
     /// The way in for a further process of the container whose first one is `pid`: where that has parted the v2 cgroup among others,
     /// nobody can be in that itself.
     pub(super) fn entrance_beside(&self, pid: i32) -> Result<Entrance> {
+        if let Some(unit) = &self.unit {
+            systemd::approach(unit)?;
+        }
         let hybrid;
         let (root, group) = match &self.layout {
             Layout::Unified(group) => (Path::new(ROOT), group),

@@ -32,6 +32,11 @@ impl Limit {
         }
     }
 
+    /// Whether it allows a single process.
+    pub(super) fn leaves_one(&self) -> bool {
+        self.file == "pids.max" && self.value == "1"
+    }
+
     /// Sets it in a cgroup.
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
         match files::write(&directory.join(&self.file), &self.value) {

@@ -1,6 +1,6 @@
 //! One cgroup in each of the v1 hierarchies that a container needs. Must not know of OCI resources, only of files and values.
 
-use super::{CgroupStats, files, resources::Limit};
+use super::{CgroupStats, Figures, OomEvents, figures, files, resources::Limit};
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags, open};
 use std::{
@@ -17,7 +17,7 @@ const USUAL: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 pub(super) const NAMED: &str = "systemd";
 
 /// A limit at or above this is none: the kernel rounds "unlimited" down to pages.
-const UNLIMITED: u64 = 1 << 62;
+pub(super) const UNLIMITED: u64 = 1 << 62;
 
 /// The cgroups: the hierarchy's name (its controllers, separated by commas) and the directory.
 #[derive(Debug, Clone)]
@@ -39,15 +39,15 @@ impl Groups {
         Ok(Self { directories })
     }
 
-    /// Those for a new container with these limits.
+    /// Those for a new container with these limits, in hierarchies that are `there`.
     pub(super) fn new(
         root: &Path,
+        there: Vec<String>,
         path: &Path,
         limits: &[Limit],
         freezer: bool,
         parted: bool,
     ) -> Result<Self> {
-        let there = hierarchies(root)?;
         for limit in limits {
             if !there
                 .iter()
@@ -158,8 +158,18 @@ impl Groups {
     }
 
     /// See `Cgroup`.
+    pub(super) fn figures(&self) -> Figures {
+        figures::legacy(|controller| self.get(controller))
+    }
+
+    /// See `Cgroup`.
     pub(super) fn oom_kills(&self) -> Result<u64> {
         files::keyed(&self.need("memory")?.join("memory.oom_control"), "oom_kill")
+    }
+
+    /// See `Cgroup`.
+    pub(super) fn oom_events(&self) -> Result<OomEvents> {
+        OomEvents::of_notices(self.need("memory")?)
     }
 
     /// See `Cgroup`.
@@ -232,15 +242,14 @@ impl Groups {
 }
 
 /// Whether there is a hierarchy with this controller.
-pub(super) fn has(root: &Path, controller: &str) -> bool {
-    hierarchies(root)
-        .unwrap_or_default()
+pub(super) fn has(there: &[String], controller: &str) -> bool {
+    there
         .iter()
         .any(|name| name.split(',').any(|c| c == controller))
 }
 
 /// The mounted hierarchies, by name. They are what stands in `/sys/fs/cgroup`: symbolic links there are other names of the same.
-fn hierarchies(root: &Path) -> Result<Vec<String>> {
+pub(super) fn hierarchies(root: &Path) -> Result<Vec<String>> {
     let failed = |e| {
         Error::io(
             format!("list the cgroup hierarchies in {}", root.display()),

@@ -1,7 +1,8 @@
 //! A cgroup in the v2 hierarchy. Must not know of OCI resources, only of files and values.
 
 use super::{
-    CgroupStats, Pressure, bpf, devices::Rule, files, pressure, program, resources::Limit,
+    CgroupStats, Figures, OomEvents, Pressure, bpf, devices::Rule, figures, files, pressure,
+    program, resources::Limit,
 };
 use crate::{Error, Result};
 use rustix::{
@@ -98,6 +99,11 @@ impl Group {
         files::make(&self.path)
     }
 
+    /// Has a process go into it.
+    pub(super) fn take(&self, pid: i32) -> Result<()> {
+        files::write(&self.path.join("cgroup.procs"), &pid.to_string())
+    }
+
     /// Has the controllers it needs handed down to it, and sets the limits.
     pub(super) fn limit(&self, root: &Path, limits: &[Limit]) -> Result<()> {
         let mut wanted: Vec<&str> = USUAL.to_vec();
@@ -153,8 +159,18 @@ impl Group {
     }
 
     /// See `Cgroup`.
+    pub(super) fn figures(&self) -> Figures {
+        figures::unified(&self.path)
+    }
+
+    /// See `Cgroup`.
     pub(super) fn oom_kills(&self) -> Result<u64> {
         files::keyed(&self.path.join("memory.events"), "oom_kill")
+    }
+
+    /// See `Cgroup`.
+    pub(super) fn oom_events(&self) -> Result<OomEvents> {
+        OomEvents::of_changes(&self.path.join("memory.events"))
     }
 
     /// See `Cgroup`.

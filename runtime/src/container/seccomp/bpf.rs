@@ -1,8 +1,7 @@
 //! Classic BPF for seccomp: a search tree over the numbers of system calls, and tests of 64-bit arguments. Knows no names.
 
-use super::{Instruction, Rules};
+use super::{Instruction, Rule};
 use crate::{Error, Result};
-use std::collections::BTreeMap;
 
 /// `SECCOMP_RET_KILL_PROCESS`.
 pub(super) const KILL_PROCESS: u32 = 0x8000_0000;
@@ -46,29 +45,34 @@ pub(super) enum Test {
     Masked { mask: u64, value: u64 },
 }
 
-/// The whole program: `default` for calls without a rule, `unknown` for those above `newest`.
+/// The whole program: `default` for calls without a rule, `unknown` for those above the last of `calls`, which are sorted numbers, each
+/// with the place of its rule.
+///
+/// It is written from its end to its beginning, so that each jump knows how far it goes. The shorter it is, the sooner the kernel has
+/// checked and translated it, which it does for each container.
 pub(super) fn program(
     audit: u32,
-    rules: &BTreeMap<u32, Rules>,
+    rules: &[Rule],
+    calls: &[(u32, usize)],
     default: u32,
-    newest: u32,
     unknown: u32,
 ) -> Result<Vec<Instruction>> {
-    let mut program = vec![
-        step(LOAD, ARCH),
-        branch(EQUAL, audit, 1, 0),
-        step(RETURN, KILL_PROCESS),
-        step(LOAD, NUMBER),
-    ];
+    let newest = calls.last().map_or(0, |(number, _)| *number);
+    let mut code = Backwards::default();
+    let mut next = code.tree(&ranges(rules, calls, default), rules, default);
+    let unknown = code.answer(unknown);
+    next = code.branch(ABOVE, newest, unknown, next);
     if cfg!(target_arch = "x86_64") {
         // x32: the same architecture, marked in the number.
-        program.extend([
-            branch(AT_LEAST, 0x4000_0000, 0, 1),
-            step(RETURN, KILL_PROCESS),
-        ]);
+        let kill = code.answer(KILL_PROCESS);
+        next = code.branch(AT_LEAST, 0x4000_0000, kill, next);
     }
-    program.extend([branch(ABOVE, newest, 0, 1), step(RETURN, unknown)]);
-    program.extend(tree(&ranges(rules, default)));
+    code.lead_to(next);
+    next = code.push(step(LOAD, NUMBER));
+    let kill = code.answer(KILL_PROCESS);
+    code.branch(EQUAL, audit, next, kill);
+    code.push(step(LOAD, ARCH));
+    let program = code.forwards();
     if program.len() > LONGEST {
         return Err(Error::Invalid(format!(
             "the seccomp filter needs {} instructions, the kernel takes {LONGEST}",
@@ -78,52 +82,151 @@ pub(super) fn program(
     Ok(program)
 }
 
-/// Numbers from the first on that are treated alike.
-struct Range {
-    first: u32,
-    code: Vec<Instruction>,
+/// What is done about the calls of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done<'a> {
+    /// One answer, whatever the arguments.
+    Always(u32),
+    /// What these rules say.
+    Depends(&'a [(u32, usize)]),
 }
 
-fn ranges(rules: &BTreeMap<u32, Rules>, default: u32) -> Vec<Range> {
-    let mut ranges: Vec<Range> = Vec::new();
-    let mut push = |first: u32, code: Vec<Instruction>| match ranges.last() {
-        Some(last) if last.code == code => {}
-        _ => ranges.push(Range { first, code }),
+/// Numbers from the first on that are treated alike.
+struct Range<'a> {
+    first: u32,
+    done: Done<'a>,
+}
+
+fn ranges<'a>(rules: &[Rule], calls: &'a [(u32, usize)], default: u32) -> Vec<Range<'a>> {
+    let mut ranges: Vec<Range<'_>> = Vec::with_capacity(calls.len());
+    let mut push = |first: u32, done: Done<'a>| match ranges.last() {
+        Some(last) if last.done == done => {}
+        _ => ranges.push(Range { first, done }),
     };
     let mut next = 0;
-    for (&number, rules) in rules {
+    for run in calls.chunk_by(|a, b| a.0 == b.0) {
+        let Some(&(number, rule)) = run.first() else {
+            continue;
+        };
         if number > next {
-            push(next, vec![step(RETURN, default)]);
+            push(next, Done::Always(default));
         }
-        push(number, leaf(rules, default));
+        let always = rules
+            .get(rule)
+            .filter(|rule| rule.conditions.is_empty())
+            .map(|rule| Done::Always(rule.action));
+        push(number, always.unwrap_or(Done::Depends(run)));
         next = number + 1;
     }
-    push(next, vec![step(RETURN, default)]);
+    push(next, Done::Always(default));
     ranges
 }
 
-fn tree(ranges: &[Range]) -> Vec<Instruction> {
-    match ranges {
-        [] => Vec::new(),
-        [one] => one.code.clone(),
-        many => {
-            let (low, high) = many.split_at(many.len() / 2);
-            let first = high.first().map_or(0, |range| range.first);
-            let (low, high) = (tree(low), tree(high));
-            // Conditional jumps reach 255 instructions; the plain one reaches all.
-            let over = u32::try_from(low.len()).unwrap_or(u32::MAX);
-            let mut code = vec![branch(AT_LEAST, first, 0, 1), step(JUMP, over)];
-            code.extend(low);
-            code.extend(high);
-            code
+/// A program that is written from its end. A place in it is counted from there.
+#[derive(Debug, Default)]
+struct Backwards {
+    code: Vec<Instruction>,
+    /// Where an answer was written last.
+    answers: Vec<(u32, usize)>,
+}
+
+impl Backwards {
+    fn push(&mut self, instruction: Instruction) -> usize {
+        self.code.push(instruction);
+        self.newest()
+    }
+
+    /// The place of what was written last.
+    fn newest(&self) -> usize {
+        self.code.len().saturating_sub(1)
+    }
+
+    /// How many instructions the next one to be written would jump over.
+    fn over(&self, place: usize) -> usize {
+        self.code.len() - place - 1
+    }
+
+    /// The place of an answer, written anew where the last one is too far for a branch.
+    fn answer(&mut self, answer: u32) -> usize {
+        let known = self.answers.iter().position(|(known, _)| *known == answer);
+        match known.and_then(|at| self.answers.get(at)) {
+            Some(&(_, place)) if self.over(place) < NEAR => return place,
+            _ => {}
         }
+        let place = self.push(step(RETURN, answer));
+        match known.and_then(|at| self.answers.get_mut(at)) {
+            Some(entry) => entry.1 = place,
+            None => self.answers.push((answer, place)),
+        }
+        place
+    }
+
+    /// A place from which a branch that is written soon gets to this one: conditional jumps reach 255 instructions, plain ones all.
+    fn near(&mut self, place: usize) -> usize {
+        if self.over(place) < NEAR {
+            return place;
+        }
+        match self.code.get(place) {
+            Some(answer) if answer.code == RETURN => self.answer(answer.k),
+            _ => {
+                let over = u32::try_from(self.over(place)).unwrap_or(u32::MAX);
+                self.push(step(JUMP, over))
+            }
+        }
+    }
+
+    fn branch(&mut self, code: u16, k: u32, yes: usize, no: usize) -> usize {
+        let yes = self.near(yes);
+        let no = self.near(no);
+        let far = |place| u8::try_from(self.over(place)).unwrap_or(u8::MAX);
+        let branch = branch(code, k, far(yes), far(no));
+        self.push(branch)
+    }
+
+    /// Makes what was written last lead to a place.
+    fn lead_to(&mut self, place: usize) {
+        if place != self.newest() {
+            let over = u32::try_from(self.over(place)).unwrap_or(u32::MAX);
+            self.push(step(JUMP, over));
+        }
+    }
+
+    /// A search for the range that a number is in.
+    fn tree(&mut self, ranges: &[Range<'_>], rules: &[Rule], default: u32) -> usize {
+        match ranges {
+            [] => self.answer(default),
+            [one] => match one.done {
+                Done::Always(answer) => self.answer(answer),
+                Done::Depends(run) => {
+                    let run = run.iter().filter_map(|(_, rule)| rules.get(*rule));
+                    let code = leaf(run, default);
+                    self.code.extend(code.iter().rev());
+                    self.newest()
+                }
+            },
+            many => {
+                let (low, high) = many.split_at(many.len() / 2);
+                let first = high.first().map_or(0, |range| range.first);
+                let high = self.tree(high, rules, default);
+                let low = self.tree(low, rules, default);
+                self.branch(AT_LEAST, first, high, low)
+            }
+        }
+    }
+
+    fn forwards(mut self) -> Vec<Instruction> {
+        self.code.reverse();
+        self.code
     }
 }
 
+/// What a branch surely reaches, with the few instructions that may be written before it.
+const NEAR: usize = 250;
+
 /// One call's rules, the first that holds wins.
-fn leaf(rules: &Rules, default: u32) -> Vec<Instruction> {
+fn leaf<'a>(rules: impl Iterator<Item = &'a Rule>, default: u32) -> Vec<Instruction> {
     let mut code = Vec::new();
-    for (conditions, action) in rules {
+    for Rule { conditions, action } in rules {
         if conditions.is_empty() {
             code.push(step(RETURN, *action));
             return code;

@@ -21,7 +21,7 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
     LinuxSyscall,
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 pub(super) use listener::Listener;
 pub use profile::{default_seccomp, default_seccomp_for};
@@ -149,8 +149,12 @@ pub(super) struct Filter {
     pub(super) listener: Option<(PathBuf, String)>,
 }
 
-/// What is done about one call: the first entry whose conditions all hold. An entry without conditions ends the list.
-type Rules = Vec<(Vec<bpf::Condition>, u32)>;
+/// What is done about a call where all conditions hold.
+#[derive(Debug, PartialEq, Eq)]
+struct Rule {
+    conditions: Vec<bpf::Condition>,
+    action: u32,
+}
 
 /// Compiles a spec's filter.
 pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
@@ -165,22 +169,27 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
     let listener = listener::wanted(spec)?;
     let default = action(spec.default_action(), spec.default_errno_ret())?;
     let denies = default != action(LinuxSeccompAction::ScmpActAllow, None)?;
-    let mut rules: BTreeMap<u32, Rules> = BTreeMap::new();
-    for rule in spec.syscalls().iter().flatten() {
-        let action = action(rule.action(), rule.errno_ret())?;
-        let conditions = conditions(rule)?;
+    let listed = spec.syscalls().as_deref().unwrap_or_default();
+    let mut rules = Vec::with_capacity(listed.len());
+    // Numbers, each with the place of its rule.
+    let mut calls: Vec<(u32, usize)> = Vec::with_capacity(NATIVE.numbers.len());
+    for rule in listed {
+        // Names are sorted in most profiles: the next one is not far.
+        let mut near = 0;
         for name in rule.names() {
             // Where the default denies, a call that is not known here is denied whatever the rule says.
-            let Some(number) = number(name, denies)? else {
-                continue;
-            };
-            rules
-                .entry(number)
-                .or_default()
-                .push((conditions.clone(), action));
+            if let Some(number) = number_near(name, denies, &mut near)? {
+                calls.push((number, rules.len()));
+            }
         }
+        rules.push(Rule {
+            conditions: conditions(rule)?,
+            action: action(rule.action(), rule.errno_ret())?,
+        });
     }
-    let newest = rules.keys().next_back().copied().unwrap_or(0);
+    // Of one call's rules the first that holds wins.
+    calls.sort_unstable();
+    let newest = calls.last().map_or(0, |(number, _)| *number);
     // A call newer than all that the filter's author knew is answered as by a kernel that does not have it, so that programs
     // fall back to what they know; libraries do not understand EPERM there.
     let unknown = match spec.default_action() {
@@ -210,7 +219,7 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
     if listener.is_some() {
         flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     }
-    let program = bpf::program(NATIVE.audit, &rules, default, newest, unknown)?;
+    let program = bpf::program(NATIVE.audit, &rules, &calls, default, unknown)?;
     Ok(Filter {
         program,
         flags,
@@ -219,18 +228,28 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Filter> {
 }
 
 /// A system call's number here; none for one that this machine does not have, where that may be passed over.
+#[cfg(any(test, feature = "fuzzing"))]
 fn number(name: &str, harmless: bool) -> Result<Option<u32>> {
-    let find = |table: &[(&str, u32)]| {
-        table
-            .binary_search_by_key(&name, |(name, _)| name)
-            .ok()
-            .and_then(|at| table.get(at))
-            .map(|(_, number)| *number)
-    };
-    if let Some(number) = find(NATIVE.numbers) {
-        return Ok(Some(number));
+    number_near(name, harmless, &mut 0)
+}
+
+/// The same, looked for first at a place in the table, which becomes that behind the one found.
+fn number_near(name: &str, harmless: bool, near: &mut usize) -> Result<Option<u32>> {
+    const STEPS: usize = 4;
+    let ahead = NATIVE.numbers.get(*near..).unwrap_or_default();
+    if let Some(at) = ahead.iter().take(STEPS).position(|(at, _)| *at == name) {
+        *near += at + 1;
+        return Ok(ahead.get(at).map(|(_, number)| *number));
     }
-    if harmless || find(NATIVE.others).is_some() || ELSEWHERE.contains(&name) {
+    let place = |table: &[(&str, u32)]| table.binary_search_by_key(&name, |(name, _)| name);
+    match place(NATIVE.numbers) {
+        Ok(at) => {
+            *near = at + 1;
+            return Ok(NATIVE.numbers.get(at).map(|(_, number)| *number));
+        }
+        Err(at) => *near = at,
+    }
+    if harmless || place(NATIVE.others).is_ok() || ELSEWHERE.contains(&name) {
         return Ok(None);
     }
     Err(Error::Invalid(format!(

@@ -3,13 +3,21 @@
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use std::alloc::System;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use swarm_simulation::history::{self, Failure};
 use swarm_simulation::plan::Plan;
 use swarm_simulation::sabotage::Bug;
+use swarm_simulation::scale::{self, Figures, Row, Scale};
 use swarm_simulation::shrink::shrink;
+
+/// Counts what is on the heap, for the figures of `--scale`.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Runs whole clusters of agents by seed, with faults, and checks what must be so.
 #[derive(Parser)]
@@ -41,7 +49,11 @@ struct Options {
     scale: Vec<usize>,
     /// Tasks on each host, with `--scale`.
     #[arg(long, default_value_t = 30)]
-    tasks: u32,
+    tasks: usize,
+    /// With `--scale`: the file that figures are kept in. Those of other numbers of hosts stay. A plot is put beside it, and
+    /// the table is printed.
+    #[arg(long)]
+    figures: Option<PathBuf>,
     /// Do not shorten a failing history.
     #[arg(long)]
     no_shrink: bool,
@@ -65,20 +77,47 @@ fn main() -> Result<ExitCode> {
     match options.seed {
         Some(seed) => again(seed, &options),
         None if options.bugs => bugs(),
-        None if !options.scale.is_empty() => scale(&options),
+        None if !options.scale.is_empty() => measure(&options),
         None => many(&options),
     }
 }
 
-fn scale(options: &Options) -> Result<ExitCode> {
-    println!(
-        "| hosts | what | virtual time | leader's CPU | all agents' CPU | leader's messages | leader's bytes |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+fn measure(options: &Options) -> Result<ExitCode> {
+    let mut figures = match &options.figures {
+        Some(path) => Figures::read(path)?,
+        None => Figures::default(),
+    };
     for hosts in &options.scale {
-        let parts = swarm_simulation::scale::run(*hosts, options.tasks)?;
-        print!("{}", swarm_simulation::scale::table(*hosts, &parts));
+        let scale = Scale {
+            hosts: *hosts,
+            tasks_per_host: options.tasks,
+            heap: || {
+                let stats = ALLOCATOR.stats();
+                stats
+                    .bytes_allocated
+                    .saturating_sub(stats.bytes_deallocated)
+            },
+        };
+        scale::run(scale, &mut |rows: &[Row]| {
+            if let Some(row) = rows.last() {
+                eprintln!(
+                    "{} hosts, {}: {:.2} s, which took {:.1} s; {} MB",
+                    row.hosts,
+                    row.title(),
+                    row.took,
+                    row.real,
+                    row.resident >> 20
+                );
+            }
+            figures.put(rows.to_vec());
+            if let Some(path) = &options.figures {
+                std::fs::write(path, figures.text())?;
+                std::fs::write(path.with_extension("svg"), scale::draw(&figures))?;
+            }
+            Ok(())
+        })?;
     }
+    print!("{}", scale::table(&figures));
     Ok(ExitCode::SUCCESS)
 }
 

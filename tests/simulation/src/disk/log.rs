@@ -15,6 +15,8 @@ pub(super) struct Log {
     durable: Vec<u8>,
     /// Writes and lengths since the last sync, in order.
     since: Vec<Written>,
+    /// A sync was answered that was none.
+    lied: bool,
     /// What was opened in an earlier life cannot be used.
     life: u64,
 }
@@ -45,9 +47,12 @@ impl Log {
         self.current.len()
     }
 
-    /// Of what was not synced each write is kept, lost or torn.
+    /// Of what was not synced each write is kept, lost or torn. A disk that lied may have had all of it in a cache.
     pub(super) fn lose_power(&mut self, dice: &mut Dice) {
         self.life += 1;
+        if std::mem::take(&mut self.lied) && dice.chance(700) {
+            self.since.clear();
+        }
         for written in std::mem::take(&mut self.since) {
             match written {
                 Written::Length(len) if dice.chance(500) => self.durable.resize(len, 0),
@@ -68,6 +73,7 @@ impl Log {
     }
 
     fn sync(&mut self) {
+        self.lied = false;
         for written in std::mem::take(&mut self.since) {
             match written {
                 Written::Length(len) => self.durable.resize(len, 0),
@@ -152,7 +158,9 @@ impl StorageBackend for LogHandle {
             if condition.full {
                 return Err(full());
             }
-            if !condition.lies {
+            if condition.lies {
+                log.lied = true;
+            } else {
                 log.sync();
             }
             Ok(())
@@ -165,7 +173,8 @@ impl StorageBackend for LogHandle {
                 return Err(full());
             }
             let mut at = offset;
-            if std::mem::take(&mut condition.misdirects) {
+            if condition.misdirects > 0 {
+                condition.misdirects -= 1;
                 let sectors = log.current.len().saturating_sub(data.len()) / SECTOR;
                 at = (dice.index(sectors.max(1)) * SECTOR) as u64;
             }

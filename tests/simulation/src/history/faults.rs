@@ -21,6 +21,8 @@ pub(super) enum Undo {
     Fast(usize),
     /// The disk has room.
     Room(usize),
+    /// The disk is honest, and the host loses power for so long.
+    Lie(usize, Duration),
 }
 
 impl History {
@@ -85,6 +87,7 @@ impl History {
             Event::Clock { host, off } => {
                 self.sim.hosts[host].skew.store(off, Ordering::Relaxed);
             }
+            Event::Pace { host, ahead } => self.sim.hosts[host].set_pace(ahead),
             Event::SlowDisk {
                 host,
                 latency,
@@ -103,6 +106,13 @@ impl History {
                 host_.version.push('+');
                 self.undo
                     .push((now + Duration::from_millis(300), Undo::Start(host)));
+            }
+            Event::Misdirect { host, writes } => {
+                self.sim.hosts[host].disk.set(|c| c.misdirects = writes);
+            }
+            Event::Lie { host, lasts, gone } => {
+                self.sim.hosts[host].disk.set(|c| c.lies = true);
+                self.undo.push((now + lasts, Undo::Lie(host, gone)));
             }
             _ => {}
         }
@@ -154,6 +164,12 @@ impl History {
                 .disk
                 .set(|c| c.latency = Duration::ZERO),
             Undo::Room(host) => self.sim.hosts[host].disk.set(|c| c.full = false),
+            Undo::Lie(host, gone) => {
+                self.sim.hosts[host].lose_power();
+                self.sim.hosts[host].disk.set(|c| c.lies = false);
+                let again = self.sim.now() + gone;
+                self.undo.push((again, Undo::Start(host)));
+            }
         }
     }
 
@@ -171,14 +187,15 @@ impl History {
     /// No more faults: everything that was broken is whole.
     pub(super) fn stop_faults(&mut self) {
         self.sim.fabric.heal();
-        for (_, undo) in std::mem::take(&mut self.undo) {
+        while let Some((_, undo)) = self.undo.pop() {
             self.take_back(undo);
         }
         for number in 0..self.sim.hosts.len() {
             let host = &mut self.sim.hosts[number];
-            host.skew.store(0, Ordering::Relaxed);
+            host.set_clock_right();
             host.disk.set(|c| {
                 c.full = false;
+                c.misdirects = 0;
                 c.latency = Duration::ZERO;
             });
             // One whose joining came to nothing may have its place all the same.

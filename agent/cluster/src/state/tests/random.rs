@@ -141,7 +141,7 @@ fn take(world: &mut World, step: &Step) {
 }
 
 fn check(state: &State, before: &State) {
-    for (id, task) in &before.tasks {
+    for (id, task) in before.tasks.iter() {
         if let Some(now) = state.tasks.get(id) {
             assert!(now.desired >= task.desired, "{now:?}");
             assert!(now.status.state >= task.status.state, "{now:?}");
