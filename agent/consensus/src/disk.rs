@@ -74,7 +74,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl DirDisk {
     /// The directory, which is made (mode 0700) when something is written. One that is there is
-    /// closed to others, and what a crash left half written in it is removed.
+    /// closed to others, and what a crash left half written in it is removed: whoever opens it
+    /// holds it already (`swarmd` locks its data directory).
     ///
     /// # Errors
     /// What the file system says, with the path.

@@ -2,14 +2,12 @@
 //! positions and the membership; the replica knows the state.
 
 use std::io::Cursor;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use tokio::sync::watch;
 
 use super::log::{LogStore, command};
 use super::snapshots::{self, Snapshots};
@@ -23,20 +21,10 @@ use crate::{Error, Replica};
 /// The pause after a snapshot could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What the parts of one Raft instance share about its snapshots.
-#[derive(Clone)]
-pub(crate) struct SnapshotState {
-    /// Why the last attempt to write one failed.
-    pub(crate) failure: watch::Sender<Option<String>>,
-    /// The instance is being closed: do not try again.
-    pub(crate) closed: Arc<AtomicBool>,
-}
-
 pub(crate) struct Applier {
     replica: Replica,
     log: LogStore,
     snapshots: Snapshots,
-    state: SnapshotState,
     witness: Arc<Witness>,
     last: Option<LogId>,
     membership: StoredMembership,
@@ -48,7 +36,6 @@ impl Applier {
         replica: Replica,
         log: LogStore,
         snapshots: Snapshots,
-        state: SnapshotState,
         witness: Arc<Witness>,
     ) -> Result<Self, Error> {
         let mut applier = Self {
@@ -56,7 +43,6 @@ impl Applier {
             replica,
             log,
             snapshots,
-            state,
             last: None,
             membership: StoredMembership::default(),
         };
@@ -115,7 +101,6 @@ impl RaftStateMachine<Types> for Applier {
         let (index, frozen) = self.replica.freeze();
         Builder {
             snapshots: self.snapshots.clone(),
-            state: self.state.clone(),
             meta: SnapshotMeta {
                 last_log_id: self.last,
                 last_membership: self.membership.clone(),
@@ -162,7 +147,6 @@ impl RaftStateMachine<Types> for Applier {
 /// a failure here would stop the whole Raft instance.
 pub(crate) struct Builder {
     snapshots: Snapshots,
-    state: SnapshotState,
     meta: SnapshotMeta,
     /// Behind a lock only because the library wants builders to be `Sync`.
     content: Mutex<Option<(u64, crate::Frozen)>>,
@@ -183,14 +167,14 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let content = Arc::new(snapshots::content(index, &state));
         drop(state);
         while let Err(e) = self.snapshots.save(&self.meta, Arc::clone(&content)).await {
-            if self.state.closed.load(Ordering::SeqCst) {
+            if matches!(e, Error::Stopped) {
                 return Err(failed(e).into());
             }
             tracing::error!("no snapshot was made, trying again in {RETRY:?}: {e}");
-            self.state.failure.send_replace(Some(e.to_string()));
+            self.snapshots.failure.send_replace(Some(e.to_string()));
             tokio::time::sleep(RETRY).await;
         }
-        self.state.failure.send_replace(None);
+        self.snapshots.failure.send_replace(None);
         // The library keeps the meta data only.
         Ok(Snapshot {
             meta: self.meta.clone(),

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::applier::SnapshotState;
 use super::election::{LastLog, Standing, Time, is_quorum};
 use super::log::LogStore;
 use super::network::call;
 use super::shared::Shared;
+use super::snapshots::Snapshots;
 use super::status::{Beside, Role, Status, derive, quorum_age};
 use super::types::{Metrics, Raft};
 use super::wire::{Reply, Request};
@@ -28,7 +28,7 @@ pub(crate) struct Driver {
     pub(crate) replica: Replica,
     pub(crate) transport: Arc<dyn RaftTransport>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) snapshots: SnapshotState,
+    pub(crate) snapshots: Snapshots,
     pub(crate) status: watch::Sender<Status>,
 }
 

@@ -13,7 +13,7 @@ use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::applier::{Applier, SnapshotState};
+use super::applier::Applier;
 use super::driver::Driver;
 use super::log::LogStore;
 use super::network::Network;
@@ -75,7 +75,7 @@ pub(super) struct Inner {
 pub(crate) struct Running {
     pub(crate) raft: Raft,
     pub(crate) log: LogStore,
-    snapshots: SnapshotState,
+    snapshots: Snapshots,
 }
 
 impl Consensus {
@@ -377,15 +377,11 @@ impl Inner {
         self.shared.distrust();
         let witness = Arc::clone(&self.shared.witness);
         let log = LogStore::open(&self.disk, self.config.node_id, Arc::clone(&witness)).await?;
-        let snapshots = SnapshotState {
-            failure: self.snapshot_failure.clone(),
-            closed: Arc::new(AtomicBool::new(false)),
-        };
+        let snapshots = Snapshots::new(Arc::clone(&self.disk), self.snapshot_failure.clone());
         let opened = async {
             let applier = Applier::open(
                 self.replica.clone(),
                 log.clone(),
-                Snapshots::new(Arc::clone(&self.disk)),
                 snapshots.clone(),
                 witness,
             )
@@ -451,8 +447,8 @@ impl Inner {
     }
 
     async fn close(&self, running: Running) {
-        running.snapshots.closed.store(true, Ordering::SeqCst);
         let _ = running.raft.shutdown().await;
+        running.snapshots.close().await;
         running.log.close(&self.disk).await;
     }
 }

@@ -1,7 +1,9 @@
 //! Raft's snapshots on the disk: the two latest, checksummed; which one to start from.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
 
 use super::types::{LogId, Snapshot, SnapshotMeta};
 use crate::Error;
@@ -29,32 +31,47 @@ pub(crate) fn split(content: &[u8]) -> Result<(u64, &[u8]), Error> {
     Ok((u64::from_le_bytes(*index), state))
 }
 
+/// The snapshots on the disk of one Raft instance.
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     disk: Arc<dyn Disk>,
+    /// Whether any may still be written; held while one is.
+    open: Arc<Mutex<bool>>,
+    /// Why the last attempt to write one failed.
+    pub(crate) failure: watch::Sender<Option<String>>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk }
+    pub(crate) fn new(disk: Arc<dyn Disk>, failure: watch::Sender<Option<String>>) -> Self {
+        Self {
+            disk,
+            open: Arc::new(Mutex::new(true)),
+            failure,
+        }
     }
 
     /// The newest good snapshot, with its content. `purged` is the last log entry that is gone
-    /// from the log: an older snapshot than that is of no use.
+    /// from the log: an older snapshot than that is of no use. Damaged ones go where a good one or
+    /// the log makes up for them, so that none is sent to others later.
     pub(crate) async fn load(
         &self,
         purged: Option<LogId>,
     ) -> Result<Option<(SnapshotMeta, Vec<u8>)>, Error> {
-        let mut names = self.names().await?;
+        let mut names = disk::run(&self.disk, names).await.map_err(listing)?;
         let mut damage = None;
+        let mut damaged = Vec::new();
         while let Some((index, name)) = names.pop() {
             let loaded = self.read(&name).await;
             match loaded {
-                Ok(loaded) if usable(index, purged.map(|id| id.index)) => return Ok(Some(loaded)),
+                Ok(loaded) if usable(index, purged.map(|id| id.index)) => {
+                    self.discard(damaged).await?;
+                    return Ok(Some(loaded));
+                }
                 Ok(_) => break,
                 Err(e @ Error::Corrupt { .. }) => {
                     tracing::error!("{e}");
                     damage.get_or_insert(e);
+                    damaged.push(name);
                 }
                 Err(e) => return Err(e),
             }
@@ -64,6 +81,7 @@ impl Snapshots {
             // The log still holds everything from the beginning.
             (Some(damage), None) => {
                 tracing::warn!("going on without a snapshot, from the whole log: {damage}");
+                self.discard(damaged).await?;
                 Ok(None)
             }
             (Some(damage), Some(_)) => Err(damage),
@@ -79,7 +97,8 @@ impl Snapshots {
 
     /// The newest snapshot, to be sent to another node.
     pub(crate) async fn newest(&self) -> Result<Option<Snapshot>, Error> {
-        let Some((_, name)) = self.names().await?.pop() else {
+        let mut names = disk::run(&self.disk, names).await.map_err(listing)?;
+        let Some((_, name)) = names.pop() else {
             return Ok(None);
         };
         let (meta, content) = self.read(&name).await?;
@@ -89,7 +108,11 @@ impl Snapshots {
         }))
     }
 
-    /// Makes a snapshot durable, then drops all but the latest two.
+    /// Makes a snapshot durable, then drops all but the latest two. Once begun this is done to its
+    /// end, even if nobody waits for it any more: the library leaves its builders running.
+    ///
+    /// # Errors
+    /// `Stopped` after [`close`](Self::close); `Storage` with what the disk says.
     pub(crate) async fn save(
         &self,
         meta: &SnapshotMeta,
@@ -99,19 +122,33 @@ impl Snapshots {
             .map_err(|e| Error::Malformed(format!("encoding a snapshot's header: {e}")))?;
         let name = name(meta.last_log_id.map_or(0, |id| id.index));
         let file = name.clone();
+        let open = Arc::clone(&self.open).lock_owned().await;
+        if !*open {
+            return Err(Error::Stopped);
+        }
         disk::run(&self.disk, move |disk| {
-            disk.write_atomic(&file, &Encoded::new(&header, &content).parts())
+            let _open = open;
+            disk.write_atomic(&file, &Encoded::new(&header, &content).parts())?;
+            let mut names = names(disk)?;
+            names.truncate(names.len().saturating_sub(KEPT));
+            names.iter().try_for_each(|(_, old)| disk.remove(old))
         })
         .await
-        .map_err(|e| Error::Storage(format!("writing {name}: {e}")))?;
-        let mut names = self.names().await?;
-        names.truncate(names.len().saturating_sub(KEPT));
-        for (_, old) in names {
-            disk::run(&self.disk, move |disk| disk.remove(&old))
-                .await
-                .map_err(|e| Error::Storage(format!("removing an old snapshot: {e}")))?;
-        }
-        Ok(())
+        .map_err(|e| Error::Storage(format!("writing {name}: {e}")))
+    }
+
+    /// Waits for the one that is being written; there is none after it. The disk is free then for
+    /// whoever has it next.
+    pub(crate) async fn close(&self) {
+        *self.open.lock().await = false;
+    }
+
+    async fn discard(&self, damaged: Vec<String>) -> Result<(), Error> {
+        disk::run(&self.disk, move |disk| {
+            damaged.iter().try_for_each(|name| disk.remove(name))
+        })
+        .await
+        .map_err(|e| Error::Storage(format!("removing a damaged snapshot: {e}")))
     }
 
     async fn read(&self, name: &str) -> Result<(SnapshotMeta, Vec<u8>), Error> {
@@ -134,19 +171,21 @@ impl Snapshots {
         }
         Ok((meta, body.to_vec()))
     }
+}
 
-    /// The snapshots there are, the newest last.
-    async fn names(&self) -> Result<Vec<(u64, String)>, Error> {
-        let names = disk::run(&self.disk, Disk::list)
-            .await
-            .map_err(|e| Error::Storage(format!("listing the snapshots: {e}")))?;
-        let mut found: Vec<(u64, String)> = names
-            .into_iter()
-            .filter_map(|name| Some((index_of(&name)?, name)))
-            .collect();
-        found.sort();
-        Ok(found)
-    }
+/// The snapshots there are, the newest last.
+fn names(disk: &dyn Disk) -> io::Result<Vec<(u64, String)>> {
+    let mut found: Vec<(u64, String)> = disk
+        .list()?
+        .into_iter()
+        .filter_map(|name| Some((index_of(&name)?, name)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+fn listing(e: io::Error) -> Error {
+    Error::Storage(format!("listing the snapshots: {e}"))
 }
 
 fn name(index: u64) -> String {
@@ -179,6 +218,10 @@ mod tests {
         }
     }
 
+    fn of(disk: &MemoryDisk) -> Snapshots {
+        Snapshots::new(Arc::new(disk.clone()), watch::Sender::new(None))
+    }
+
     fn meta(index: u64) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: Some(id(index)),
@@ -193,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn two_are_kept_and_the_older_one_serves_while_the_log_reaches_back_to_it() {
         let disk = MemoryDisk::new();
-        let snapshots = Snapshots::new(Arc::new(disk.clone()));
+        let snapshots = of(&disk);
         for index in [10, 20, 30] {
             let content = Arc::new(content(index, b"state"));
             snapshots.save(&meta(index), content).await.unwrap();
@@ -203,12 +246,27 @@ mod tests {
         assert_eq!(found, meta(30));
 
         assert!(disk.damage(&name(30)));
+        let refused = snapshots.load(Some(id(21))).await.unwrap_err();
+        assert!(matches!(refused, Error::Corrupt { file, .. } if file == name(30)));
         let (found, bytes) = snapshots.load(Some(id(20))).await.unwrap().unwrap();
         assert_eq!(found, meta(20));
         assert_eq!(split(&bytes).unwrap(), (20, &b"state"[..]));
-        let refused = snapshots.load(Some(id(21))).await.unwrap_err();
-        assert!(matches!(refused, Error::Corrupt { file, .. } if file == name(30)));
+        // What others are sent is what was found good.
+        assert_eq!(snapshots.newest().await.unwrap().unwrap().meta, meta(20));
         assert!(disk.damage(&name(20)));
         assert!(snapshots.load(None).await.unwrap().is_none());
+        assert!(snapshots.newest().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_once_they_are_closed() {
+        let disk = MemoryDisk::new();
+        let snapshots = of(&disk);
+        let content = Arc::new(content(10, b"state"));
+        let builder = snapshots.clone();
+        snapshots.close().await;
+        let refused = builder.save(&meta(10), content).await.unwrap_err();
+        assert!(matches!(refused, Error::Stopped), "{refused}");
+        assert!(disk.list().unwrap().is_empty());
     }
 }

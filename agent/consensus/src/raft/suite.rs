@@ -1,13 +1,12 @@
 //! The Raft library's own test suite for stores, run on ours.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use openraft::testing::{StoreBuilder, Suite};
 use tokio::sync::watch;
 
-use super::applier::{Applier, SnapshotState};
+use super::applier::Applier;
 use super::log::LogStore;
 use super::snapshots::Snapshots;
 use super::types::{StorageError, Types};
@@ -37,15 +36,10 @@ impl StoreBuilder<Types, LogStore, Applier> for Builder {
         let log = LogStore::open(&disk, 1, Arc::default()).await.unwrap();
         let replica = Replica::new(Arc::new(Nothing), ReplicaConfig::default());
         replica.tolerate_gaps();
-        let state = SnapshotState {
-            failure: watch::Sender::new(None),
-            closed: Arc::new(AtomicBool::new(false)),
-        };
         let applier = Applier::open(
             replica,
             log.clone(),
-            Snapshots::new(disk),
-            state,
+            Snapshots::new(disk, watch::Sender::new(None)),
             Arc::default(),
         )
         .await
