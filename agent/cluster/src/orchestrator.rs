@@ -7,7 +7,6 @@
 mod service;
 
 use crate::command::PlanItem;
-use crate::scheduler::View;
 use crate::state::{State, is_gone};
 use std::collections::BTreeMap;
 use swarm_api::model::{DesiredState, Id, Task, Timestamp};
@@ -34,7 +33,7 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
         of_service.entry(&task.service_id).or_default().push(task);
     }
     let mut plan = Plan::default();
-    let mut view = View::of(state);
+    let mut view = None;
     for (id, record) in state.services.iter() {
         let tasks = of_service.remove(id).unwrap_or_default();
         let mut planner = service::Planner {
@@ -43,7 +42,7 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
             record,
             plan: &mut plan,
         };
-        planner.plan(&mut view, &tasks);
+        planner.plan(&mut view, tasks);
     }
     // Tasks that are left without a service were lost with their node when it was removed.
     for task in of_service.into_values().flatten() {

@@ -27,6 +27,8 @@ type Rank = (usize, usize, u64, bool, NodeId);
 pub(crate) struct Placer<'v, 'a> {
     view: &'v mut View<'a>,
     request: Request<'a>,
+    /// The nodes that have all layers of the image.
+    having: Option<&'a BTreeSet<NodeId>>,
     /// Those that fit, best first.
     ranked: BTreeSet<Rank>,
     explained: Option<String>,
@@ -34,13 +36,15 @@ pub(crate) struct Placer<'v, 'a> {
 
 impl<'v, 'a> Placer<'v, 'a> {
     pub(crate) fn new(view: &'v mut View<'a>, request: Request<'a>) -> Self {
+        let having = view.nodes_with(&request.spec.image);
         let fitting = view
             .loads()
             .filter(|load| fit::obstacle(view, load, &request).is_none());
-        let ranked = fitting.map(|load| rank(view, load, &request)).collect();
+        let ranked = fitting.map(|load| rank(load, &request, having)).collect();
         Self {
             view,
             request,
+            having,
             ranked,
             explained: None,
         }
@@ -60,11 +64,12 @@ impl<'v, 'a> Placer<'v, 'a> {
             self.ranked.remove(&best);
             let node = best.4;
             // Addresses are the network's: other nodes may have taken the last one.
+            let having = self.having;
             let fits = |view: &View<'a>, request: &Request<'a>| {
                 let load = view.load(node)?;
                 fit::obstacle(view, load, request)
                     .is_none()
-                    .then(|| rank(view, load, request))
+                    .then(|| rank(load, request, having))
             };
             if fits(self.view, &self.request).is_none() {
                 continue;
@@ -83,9 +88,8 @@ impl<'v, 'a> Placer<'v, 'a> {
     }
 }
 
-fn rank(view: &View<'_>, load: &view::Load<'_>, request: &Request<'_>) -> Rank {
-    let has_image =
-        (view.nodes_with(&request.spec.image)).is_some_and(|nodes| nodes.contains(&load.node.id));
+fn rank(load: &view::Load<'_>, request: &Request<'_>, having: Option<&BTreeSet<NodeId>>) -> Rank {
+    let has_image = having.is_some_and(|nodes| nodes.contains(&load.node.id));
     (
         load.tasks_of(request.service),
         load.tasks + usize::from(!has_image),

@@ -15,11 +15,18 @@ pub(super) struct Planner<'a, 'p> {
     pub(super) plan: &'p mut Plan,
 }
 
-/// The tasks of one slot, oldest first.
-type Slots<'a> = BTreeMap<u32, Vec<&'a Task>>;
+/// The slots that have tasks, by number.
+type Slots<'a> = BTreeMap<u32, Slot<'a>>;
+
+struct Slot<'a> {
+    /// Oldest first.
+    tasks: Vec<&'a Task>,
+    newest: Option<&'a Task>,
+}
 
 impl<'a> Planner<'a, '_> {
-    pub(super) fn plan(&mut self, view: &mut View<'a>, tasks: &[&'a Task]) {
+    /// `view` is made when something is first to be placed: most plans place nothing.
+    pub(super) fn plan(&mut self, view: &mut Option<View<'a>>, mut tasks: Vec<&'a Task>) {
         let service = &self.record.service;
         if self.record.removing {
             for task in tasks.iter().filter(|t| t.desired < DesiredState::Removed) {
@@ -33,27 +40,35 @@ impl<'a> Planner<'a, '_> {
             }
             return;
         }
-        let mut slots: Slots<'a> = BTreeMap::new();
-        for task in tasks {
-            slots.entry(task.slot).or_default().push(task);
-        }
-        for tasks in slots.values_mut() {
-            tasks.sort_by_key(|t| (t.created_at, &t.id));
-        }
+        tasks.sort_unstable_by_key(|t| (t.slot, t.created_at, &t.id));
+        let slots = tasks.chunk_by(|a, b| a.slot == b.slot);
+        let mut slots: Slots<'a> = slots.map(|tasks| self.slot(tasks)).collect();
         let excess = slots.split_off(&(service.spec.replicas.saturating_add(1)));
         self.excess(&excess);
         let added = self.fill(view, &slots);
         self.retire(&slots, &added);
         if service.spec.auto_remove && added.is_empty() {
-            self.remove_if_done(tasks);
+            self.remove_if_done(&tasks);
         }
+    }
+
+    /// The newest is one of its tasks, so it is looked for there and not among all of the cluster.
+    fn slot(&self, tasks: &[&'a Task]) -> (u32, Slot<'a>) {
+        let number = tasks.first().map_or(0, |t| t.slot);
+        let id = self.record.newest.get(&number);
+        let newest = id.and_then(|id| tasks.iter().find(|t| t.id == *id));
+        let slot = Slot {
+            tasks: tasks.to_vec(),
+            newest: newest.copied(),
+        };
+        (number, slot)
     }
 
     /// Tasks of slots that there are no more. The highest slots go first, so those that stay are numbered from 1. A
     /// service that is scaled to 0 is only stopped: what its tasks came to, and their logs, stay.
     fn excess(&mut self, slots: &Slots<'a>) {
         let stopped = self.record.service.spec.replicas == 0;
-        for task in slots.values().flatten() {
+        for task in slots.values().flat_map(|slot| &slot.tasks) {
             if !stopped || task.desired == DesiredState::Removed {
                 self.plan.remove(task);
             } else if task.desired == DesiredState::Running && !task.status.state.is_final() {
@@ -61,14 +76,14 @@ impl<'a> Planner<'a, '_> {
             }
         }
         if stopped {
-            for tasks in slots.values() {
-                self.forget_old(tasks);
+            for slot in slots.values() {
+                self.forget_old(slot);
             }
         }
     }
 
     /// New tasks, and nodes for those that wait. Says which slots got a new task.
-    fn fill(&mut self, view: &mut View<'a>, slots: &Slots<'a>) -> Vec<u32> {
+    fn fill(&mut self, view: &mut Option<View<'a>>, slots: &Slots<'a>) -> Vec<u32> {
         let spec = &self.record.service.spec;
         let request = Request {
             service: &self.record.service.id,
@@ -80,20 +95,23 @@ impl<'a> Planner<'a, '_> {
         let mut place = |rejections: &[NodeId]| {
             let placer = match (&mut placer, view.take()) {
                 (Some(placer), _) => placer,
-                (none, Some(view)) => none.insert(Placer::new(view, request)),
+                (none, Some(view)) => {
+                    let view = view.get_or_insert_with(|| View::of(self.state));
+                    none.insert(Placer::new(view, request))
+                }
                 (None, None) => return Err(String::new()),
             };
             placer.place(rejections)
         };
         // Those that have waited longer come first.
-        for (slot, tasks) in slots {
-            let Some(task) = self.newest(*slot) else {
+        for slot in slots.values() {
+            let Some(task) = slot.newest else {
                 continue;
             };
             if task.status.state != TaskState::Pending || task.desired != DesiredState::Running {
                 continue;
             }
-            match place(&rejections(tasks)) {
+            match place(&rejections(&slot.tasks)) {
                 Ok(node) => self.plan.items.push(PlanItem::Assign {
                     task: task.id.clone(),
                     node,
@@ -109,12 +127,13 @@ impl<'a> Planner<'a, '_> {
         }
         let mut added = Vec::new();
         for slot in 1..=spec.replicas {
-            let newest = self.newest(slot);
+            let there = slots.get(&slot);
+            let newest = there.and_then(|slot| slot.newest);
             let drained = newest.is_some_and(|t| self.state.is_drained(t));
             let Some(refill) = restart::refill(self.record, slot, newest, drained) else {
                 continue;
             };
-            let history = slots.get(&slot).map_or(&[][..], Vec::as_slice);
+            let history = there.map_or(&[][..], |slot| &slot.tasks);
             self.plan.items.push(PlanItem::AddTask {
                 service: self.record.service.id.clone(),
                 slot,
@@ -130,27 +149,27 @@ impl<'a> Planner<'a, '_> {
     /// What was replaced is stopped, after its replacement is made so that a plan that is carried out in part leaves
     /// no slot that looks stopped on purpose; and what has ended long ago is forgotten.
     fn retire(&mut self, slots: &Slots<'a>, added: &[u32]) {
-        for (slot, tasks) in slots {
-            let replaced = added.binary_search(slot).is_ok();
-            let newest = self.newest(*slot).filter(|_| !replaced);
-            for task in tasks {
+        for (number, slot) in slots {
+            let replaced = added.binary_search(number).is_ok();
+            let newest = slot.newest.filter(|_| !replaced);
+            for task in &slot.tasks {
                 let is_newest = newest.is_some_and(|n| n.id == task.id);
                 let is_live = !task.status.state.is_final();
                 if is_live && !is_newest && task.desired == DesiredState::Running {
                     self.plan.desire(task, DesiredState::Shutdown);
                 }
             }
-            self.forget_old(tasks);
+            self.forget_old(slot);
         }
     }
 
     /// Forgets what is to go and is gone, and of the others that have ended all but the last few.
-    fn forget_old(&mut self, tasks: &[&'a Task]) {
-        let gone: Vec<&&Task> = tasks.iter().filter(|t| is_gone(t)).collect();
+    fn forget_old(&mut self, slot: &Slot<'a>) {
+        let gone: Vec<&&Task> = slot.tasks.iter().filter(|t| is_gone(t)).collect();
         let kept = gone.iter().filter(|t| t.desired < DesiredState::Removed);
         let mut too_many = kept.count().saturating_sub(HISTORY);
         for task in gone {
-            let old = too_many > 0 && self.newest(task.slot).is_none_or(|n| n.id != task.id);
+            let old = too_many > 0 && slot.newest.is_none_or(|n| n.id != task.id);
             if task.desired == DesiredState::Removed || old {
                 too_many -= usize::from(task.desired < DesiredState::Removed);
                 self.plan.items.push(PlanItem::Forget(task.id.clone()));
@@ -180,11 +199,6 @@ impl<'a> Planner<'a, '_> {
     fn drop_service(&mut self) {
         let id = self.record.service.id.clone();
         self.plan.items.push(PlanItem::DropService(id));
-    }
-
-    fn newest(&self, slot: u32) -> Option<&'a Task> {
-        let id = self.record.newest.get(&slot)?;
-        self.state.tasks.get(id)
     }
 }
 
