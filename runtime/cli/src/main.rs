@@ -157,12 +157,12 @@ fn run(args: &mut Args, log: &mut Log) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Whether this is done for an ordinary user: also by an engine that has made a user namespace for its user.
+/// Whether this is done for an ordinary user: also by an engine that has made a user namespace for its user (podman leaves `USER` out).
 pub(crate) fn is_users() -> bool {
     let engine = || {
         rootless::in_user_namespace()
             && std::env::var_os("XDG_RUNTIME_DIR").is_some()
-            && std::env::var_os("USER").is_some_and(|user| user != "root")
+            && std::env::var_os("USER").is_none_or(|user| user != "root")
     };
     !rootless::is_root() || rootless::entered_as(ROOTLESS) || engine()
 }

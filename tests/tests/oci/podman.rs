@@ -2,35 +2,75 @@
 
 use crate::{SOON, bundle::scratch, swarm_oci};
 use anyhow::{Result, ensure};
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 use swarm_tests::{
-    cgroups,
+    User, cgroups,
     command::{self, Output},
     images,
 };
 
-struct Podman(PathBuf);
+/// A podman with a store of its own: root's, or a user's.
+struct Podman {
+    folder: PathBuf,
+    runtime: PathBuf,
+    user: Option<User>,
+}
 
 impl Podman {
-    fn command(&self, args: &[&str]) -> Result<Command> {
-        let mut podman = Command::new("podman");
+    /// Root's, with busybox as an image.
+    fn new() -> Result<Self> {
+        let podman = Self {
+            folder: scratch()?,
+            runtime: swarm_oci()?,
+            user: None,
+        };
+        podman.with_busybox()
+    }
+
+    /// That of an ordinary user with subordinate ids.
+    fn of_user() -> Result<Self> {
+        let user = User::new(true)?;
+        let podman = Self {
+            folder: user.home(),
+            runtime: user.program(&swarm_oci()?)?,
+            user: Some(user),
+        };
+        podman.with_busybox()
+    }
+
+    fn with_busybox(self) -> Result<Self> {
+        let archive = images::busybox_tar(&self.folder)?;
+        self.ok(&["import", &archive.to_string_lossy(), "busybox"])?;
+        Ok(self)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let program = Path::new("podman");
+        let mut podman = match &self.user {
+            None => Command::new(program),
+            Some(user) => user.command(program, &[]),
+        };
         for (option, folder) in [
             ("--root", "root"),
             ("--runroot", "run"),
             ("--tmpdir", "tmp"),
         ] {
-            podman.arg(option).arg(self.0.join(folder));
+            podman.arg(option).arg(self.folder.join(folder));
         }
         podman
             .args(["--storage-driver=vfs", "--events-backend=none"])
             .args(["--cgroup-manager=cgroupfs", "--runtime"])
-            .arg(swarm_oci()?)
+            .arg(&self.runtime)
             .args(args);
-        Ok(podman)
+        podman
     }
 
     fn run(&self, args: &[&str]) -> Result<Output> {
-        command::run(&mut self.command(args)?, SOON)
+        command::run(&mut self.command(args), SOON)
     }
 
     fn ok(&self, args: &[&str]) -> Result<String> {
@@ -55,23 +95,14 @@ impl Drop for Podman {
         for group in cgroups::named("libpod_parent") {
             let _ = cgroups::remove(&group);
         }
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-#[test]
-fn podman_runs_containers_with_it() -> Result<()> {
-    let podman = Podman(scratch()?);
-    let archive = images::busybox_tar(&podman.0)?;
-    podman.ok(&["import", &archive.to_string_lossy(), "busybox"])?;
-
-    let done = podman.container(&[
-        "--rm",
-        "busybox",
-        "sh",
-        "-c",
-        "echo out; echo $HOME; exit 5",
-    ])?;
+/// What is the same for root and a user: one container to its end, and one that goes on.
+fn serves(podman: &Podman, limits: &[&str]) -> Result<()> {
+    let script = "echo out; echo $HOME; exit 5";
+    let done = podman.container(&["--rm", "busybox", "sh", "-c", script])?;
     ensure!(done.code == 5 && done.stdout == "out\n/root\n", "{done:?}");
     let missing = podman.container(&["--rm", "busybox", "nothing"])?;
     ensure!(missing.code == 127, "{missing:?}");
@@ -81,24 +112,19 @@ fn podman_runs_containers_with_it() -> Result<()> {
     ensure!(terminal.stdout.contains("/dev/pts/0"), "{terminal:?}");
 
     let script = "echo started; exec sleep 1000";
+    let usual = ["--detach", "--name=web"];
     podman
-        .container(&[
-            "--detach",
-            "--name=web",
-            "--memory=64m",
-            "busybox",
-            "sh",
-            "-c",
-            script,
-        ])?
+        .container(&[&usual[..], limits, &["busybox", "sh", "-c", script]].concat())?
         .ok()?;
     let ran = podman.run(&["exec", "web", "sh", "-c", "echo in $$; exit 9"])?;
     ensure!(ran.code == 9 && ran.stdout.starts_with("in "), "{ran:?}");
     ensure!(podman.ok(&["exec", "--user=1000", "web", "id", "-u"])? == "1000\n");
     ensure!(podman.ok(&["logs", "web"])? == "started\n");
-    podman.ok(&["pause", "web"])?;
-    ensure!(podman.ok(&["inspect", "--format={{.State.Status}}", "web"])? == "paused\n");
-    podman.ok(&["unpause", "web"])?;
+    Ok(())
+}
+
+/// The container `web` is killed, started again, stopped and removed.
+fn ends_and_begins_again(podman: &Podman) -> Result<()> {
     podman.ok(&["kill", "--signal=KILL", "web"])?;
     ensure!(podman.ok(&["wait", "web"])? == "137\n");
     podman.ok(&["start", "web"])?;
@@ -106,4 +132,31 @@ fn podman_runs_containers_with_it() -> Result<()> {
     ensure!(podman.ok(&["inspect", "--format={{.State.Status}}", "web"])? == "exited\n");
     podman.ok(&["rm", "web"])?;
     Ok(())
+}
+
+#[test]
+fn podman_runs_containers_with_it() -> Result<()> {
+    let podman = Podman::new()?;
+    serves(&podman, &["--memory=64m"])?;
+    podman.ok(&["pause", "web"])?;
+    ensure!(podman.ok(&["inspect", "--format={{.State.Status}}", "web"])? == "paused\n");
+    podman.ok(&["unpause", "web"])?;
+    ends_and_begins_again(&podman)
+}
+
+#[test]
+fn a_users_podman_runs_containers_with_it() -> Result<()> {
+    let podman = Podman::of_user()?;
+    serves(&podman, &[])?;
+    let script =
+        "id -u; cat /proc/self/uid_map; echo here > /file; chown 5:7 /file; stat -c %u:%g /file";
+    let ids = podman
+        .container(&["--rm", "busybox", "sh", "-c", script])?
+        .ok()?;
+    let words: Vec<&str> = ids.stdout.split_whitespace().collect();
+    let user = podman.user.as_ref().map_or((0, 0), |u| (u.id, u.first));
+    let (id, first) = (user.0.to_string(), user.1.to_string());
+    let wanted = ["0", "0", &id, "1", "1", &first, "65536", "5:7"];
+    ensure!(words == wanted, "{words:?}");
+    ends_and_begins_again(&podman)
 }
