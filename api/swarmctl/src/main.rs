@@ -7,6 +7,7 @@ mod console;
 mod context;
 mod detach;
 mod failure;
+mod progress;
 mod pull;
 mod render;
 mod run;

@@ -1,7 +1,10 @@
 //! Images: the built-in one, imported ones, and how they get to where they are needed.
 
-use crate::{busybox, refused};
+use crate::{UP, busybox, refused, tarballs};
 use anyhow::ensure;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use std::io::Write;
+use swarm_tests::host::SOON;
 use swarm_tests::with_cluster;
 
 #[test]
@@ -94,5 +97,32 @@ fn an_image_that_is_no_archive_is_refused_and_one_in_use_stays() {
             Ok(())
         })?;
         refused(one, &["image", "rm", "nothing"], &["nothing"])
+    });
+}
+
+#[test]
+fn what_takes_long_shows_on_a_terminal_how_far_it_is() {
+    with_cluster(1, |c| {
+        let host = c.host(1);
+        let scratch = host.scratch()?;
+        let archive = std::fs::read(tarballs::busybox_tar(&scratch)?)?;
+        let fifo = scratch.join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        // For reading too, so that this does not wait for the other side.
+        let mut end = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&fifo)?;
+        let args = ["image", "import", "slow", &fifo.to_string_lossy()];
+        let mut import = host.ctl_terminal(&args, 24, 80)?;
+        let (first, rest) = archive.split_at(archive.len() / 2);
+        end.write_all(first)?;
+        import.expect("KiB", UP)?;
+        import.expect("/s", SOON)?;
+        end.write_all(rest)?;
+        drop(end);
+        import.expect("slow:latest", UP)?;
+        ensure!(import.end(SOON)? == 0);
+        Ok(())
     });
 }

@@ -3,13 +3,15 @@
 
 use super::local;
 use crate::context::Context;
+use crate::progress::Progress;
 use crate::terminal;
 use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use std::path::{Path, PathBuf};
 use swarm_api::backend::{FileKind, FileStat};
 use swarm_api::grpc::Client;
-use swarm_api::{Backend, Error};
+use swarm_api::{Backend, BoxStream, Error};
 use tokio::io::AsyncWriteExt;
 
 /// As many links are followed as Linux does.
@@ -161,7 +163,11 @@ impl Container {
             (source.path, local::Target::File(target.into()))
         };
         let archive = self.client.copy_out(self.task.clone(), path).await?;
-        local::write(archive, to, options.archive).await
+        let progress = Progress::of_bytes(None)?;
+        let archive = progress.count(archive);
+        progress
+            .during(local::write(archive, to, options.archive))
+            .await
     }
 
     async fn stream_out(&self, path: &str, options: Options) -> Result<()> {
@@ -209,8 +215,7 @@ impl Container {
             None => parted(path),
         };
         let archive = local::read(source.into(), name, options.follow, options.archive);
-        let copied = self.client.copy_in(self.task.clone(), folder, archive);
-        Ok(copied.await?)
+        self.send(folder, archive).await
     }
 
     async fn stream_in(&self, path: &str) -> Result<()> {
@@ -219,8 +224,18 @@ impl Container {
             bail!("an archive is unpacked into a directory, and {path} in the container is none");
         }
         let archive = super::image::pieces(tokio::io::stdin(), "standard input".into());
-        let copied = self.client.copy_in(self.task.clone(), found.path, archive);
-        Ok(copied.await?)
+        self.send(found.path, archive).await
+    }
+
+    async fn send(
+        &self,
+        folder: String,
+        archive: BoxStream<swarm_api::Result<Bytes>>,
+    ) -> Result<()> {
+        let progress = Progress::of_bytes(None)?;
+        let archive = progress.count(archive);
+        let copied = self.client.copy_in(self.task.clone(), folder, archive);
+        Ok(progress.during(copied).await?)
     }
 }
 

@@ -1,17 +1,15 @@
-//! `image import`, `load`, `save` and `prune`: archives go to the agent and come from it, an import with a progress bar
-//! where it takes long.
+//! `image import`, `load`, `save`, `commit` and `prune`: archives go to the agent and come from it.
 
 use crate::cli::{CommitArgs, ImportArgs, environment};
 use crate::context::Context;
 use crate::failure;
+use crate::progress::Progress;
 use crate::terminal;
 use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 use swarm_api::backend::CommitOptions;
 use swarm_api::model::{ImageConfig, ImageReference, Kind, Object, Query};
 use swarm_api::{Backend, BoxStream, Error};
@@ -19,8 +17,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
-/// What takes less has no progress bar.
-const SOON: Duration = Duration::from_secs(1);
 
 pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
     args.name.parse::<ImageReference>()?;
@@ -35,30 +31,12 @@ pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
         stop_signal: args.stop_signal,
         ..ImageConfig::default()
     };
-    let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden());
-    bar.set_style(style(size.is_some())?);
-    let counter = bar.clone();
-    let archive = archive
-        .inspect(move |piece| {
-            if let Ok(bytes) = piece {
-                counter.inc(bytes.len() as u64);
-            }
-        })
-        .boxed();
+    let progress = Progress::of_bytes(size)?;
+    let archive = progress.count(archive);
     let client = context.client().await?;
-    let importing = client.import_image(args.name, config, archive);
-    tokio::pin!(importing);
-    let image = tokio::select! {
-        image = &mut importing => image,
-        () = tokio::time::sleep(SOON) => {
-            if terminal::has_error() {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-                bar.enable_steady_tick(Duration::from_millis(200));
-            }
-            importing.await
-        }
-    };
-    bar.finish_and_clear();
+    let image = progress
+        .during(client.import_image(args.name, config, archive))
+        .await;
     context.print(&image?, |i| i.reference.to_string())
 }
 
@@ -84,16 +62,20 @@ pub(crate) async fn commit(context: &Context, args: CommitArgs) -> Result<()> {
         no_pause: args.no_pause,
     };
     let client = context.client().await?;
-    let image = client.commit(args.task, args.name, options).await?;
-    context.print(&image, |i| i.reference.to_string())
+    let image = Progress::of_time("keeping what the container changed")?
+        .during(client.commit(args.task, args.name, options))
+        .await;
+    context.print(&image?, |i| i.reference.to_string())
 }
 
 /// `image load`.
 pub(crate) async fn load(context: &Context, name: Option<String>, file: &Path) -> Result<()> {
-    let (archive, _) = open(file).await?;
+    let (archive, size) = open(file).await?;
+    let progress = Progress::of_bytes(size)?;
+    let archive = progress.count(archive);
     let client = context.client().await?;
-    let images = client.load_images(name, archive).await?;
-    context.print(&images, |images| {
+    let images = progress.during(client.load_images(name, archive)).await;
+    context.print(&images?, |images| {
         let names: Vec<_> = images.iter().map(|i| i.reference.to_string()).collect();
         names.join("\n")
     })
@@ -108,9 +90,9 @@ pub(crate) async fn save(context: &Context, file: &Path, names: Vec<String>) -> 
             "an archive is nothing for a terminal: name a file with -f, or lead the output elsewhere"
         );
     }
-    let mut archive = client.save_images(names).await?;
+    let archive = client.save_images(names).await?;
     if to_output {
-        return write(&mut archive, &mut tokio::io::stdout(), "standard output").await;
+        return write(archive, &mut tokio::io::stdout(), "standard output").await;
     }
     // What is there stays until the new one is whole.
     let name = file.display().to_string();
@@ -121,14 +103,16 @@ pub(crate) async fn save(context: &Context, file: &Path, names: Vec<String>) -> 
     let mut out = tokio::fs::File::create(unfinished)
         .await
         .with_context(cannot)?;
-    let outcome = async {
-        write(&mut archive, &mut out, &name).await?;
+    let progress = Progress::of_bytes(None)?;
+    let archive = progress.count(archive);
+    let saving = async {
+        write(archive, &mut out, &name).await?;
         out.sync_all().await.with_context(cannot)?;
         tokio::fs::rename(unfinished, file)
             .await
             .with_context(cannot)
-    }
-    .await;
+    };
+    let outcome = progress.during(saving).await;
     if outcome.is_err() {
         // It is of no use, and the reason is told.
         let _ = tokio::fs::remove_file(unfinished).await;
@@ -137,7 +121,7 @@ pub(crate) async fn save(context: &Context, file: &Path, names: Vec<String>) -> 
 }
 
 async fn write(
-    archive: &mut BoxStream<swarm_api::Result<Bytes>>,
+    mut archive: BoxStream<swarm_api::Result<Bytes>>,
     out: &mut (impl AsyncWrite + Unpin),
     name: &str,
 ) -> Result<()> {
@@ -190,14 +174,6 @@ pub(crate) async fn prune(context: &Context, force: bool) -> Result<i32> {
         return Ok(0);
     }
     super::change::remove(context, Kind::Image, unused, false).await
-}
-
-fn style(known: bool) -> Result<ProgressStyle> {
-    Ok(ProgressStyle::with_template(if known {
-        "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"
-    } else {
-        "{spinner} {bytes}, {bytes_per_sec}"
-    })?)
 }
 
 /// The archive in pieces, and its size where it is known.
@@ -255,11 +231,5 @@ mod tests {
         let (archive, size) = open(Path::new("/")).await.unwrap();
         let error = archive.try_collect::<Vec<_>>().await.unwrap_err();
         assert!(size.is_none() && error.to_string().contains("cannot read /"));
-    }
-
-    #[test]
-    fn the_progress_bars_are_well_formed() {
-        style(true).unwrap();
-        style(false).unwrap();
     }
 }
