@@ -8,8 +8,8 @@ mod view;
 
 pub(crate) use view::{Request, View};
 
-use std::collections::BTreeSet;
-use swarm_api::model::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_api::model::{NodeId, Task};
 
 /// How many nodes are named in the reason that nothing fits.
 const NAMED: usize = 16;
@@ -29,22 +29,34 @@ pub(crate) struct Placer<'v, 'a> {
     request: Request<'a>,
     /// The nodes that have all layers of the image.
     having: Option<&'a BTreeSet<NodeId>>,
+    /// How many tasks of the service a node has.
+    tasks: BTreeMap<NodeId, usize>,
     /// Those that fit, best first.
     ranked: BTreeSet<Rank>,
     explained: Option<String>,
 }
 
 impl<'v, 'a> Placer<'v, 'a> {
-    pub(crate) fn new(view: &'v mut View<'a>, request: Request<'a>) -> Self {
+    /// `tasks` are all of the service.
+    pub(crate) fn new<'t>(
+        view: &'v mut View<'a>,
+        request: Request<'a>,
+        tasks: impl IntoIterator<Item = &'t Task>,
+    ) -> Self {
+        let mut on: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for node in tasks.into_iter().filter_map(view::place_of) {
+            *on.entry(node).or_default() += 1;
+        }
         let having = view.nodes_with(&request.spec.image);
         let fitting = view
             .loads()
             .filter(|load| fit::obstacle(view, load, &request).is_none());
-        let ranked = fitting.map(|load| rank(load, &request, having)).collect();
+        let ranked = fitting.map(|load| rank(load, &on, having)).collect();
         Self {
             view,
             request,
             having,
+            tasks: on,
             ranked,
             explained: None,
         }
@@ -64,20 +76,21 @@ impl<'v, 'a> Placer<'v, 'a> {
             self.ranked.remove(&best);
             let node = best.4;
             // Addresses are the network's: other nodes may have taken the last one.
-            let having = self.having;
-            let fits = |view: &View<'a>, request: &Request<'a>| {
-                let load = view.load(node)?;
-                fit::obstacle(view, load, request)
-                    .is_none()
-                    .then(|| rank(load, request, having))
-            };
-            if fits(self.view, &self.request).is_none() {
+            if self.rank(node).is_none() {
                 continue;
             }
             self.view.reserve(node, &self.request);
-            self.ranked.extend(fits(self.view, &self.request));
+            *self.tasks.entry(node).or_default() += 1;
+            self.ranked.extend(self.rank(node));
             return Ok(node);
         }
+    }
+
+    /// A node's rank, if one more task fits it.
+    fn rank(&self, node: NodeId) -> Option<Rank> {
+        let load = self.view.load(node)?;
+        let fits = fit::obstacle(self.view, load, &self.request).is_none();
+        fits.then(|| rank(load, &self.tasks, self.having))
     }
 
     fn best(&self, rejections: &[NodeId]) -> Option<Rank> {
@@ -88,10 +101,14 @@ impl<'v, 'a> Placer<'v, 'a> {
     }
 }
 
-fn rank(load: &view::Load<'_>, request: &Request<'_>, having: Option<&BTreeSet<NodeId>>) -> Rank {
+fn rank(
+    load: &view::Load<'_>,
+    tasks: &BTreeMap<NodeId, usize>,
+    having: Option<&BTreeSet<NodeId>>,
+) -> Rank {
     let has_image = having.is_some_and(|nodes| nodes.contains(&load.node.id));
     (
-        load.tasks_of(request.service),
+        tasks.get(&load.node.id).copied().unwrap_or(0),
         load.tasks + usize::from(!has_image),
         load.reserved_share(),
         !has_image,

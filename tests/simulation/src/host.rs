@@ -46,12 +46,13 @@ pub struct SimHost {
     pub version: String,
     /// What its replica shares with those of other hosts, if so.
     pub shared: Option<Shared>,
+    /// How much processor time its agents have had, where that is measured.
+    pub computed: Option<Duration>,
     fabric: Fabric,
     time: Arc<AtomicU64>,
     dice: Dice,
     lives: u64,
     life: Option<Life>,
-    computed: Duration,
 }
 
 /// An agent that lives.
@@ -98,13 +99,13 @@ impl SimHost {
             pace: Pace::default(),
             version: "1".into(),
             shared: None,
+            computed: None,
             name,
             fabric,
             time,
             dice: dice.fork(3),
             lives: 0,
             life: None,
-            computed: Duration::ZERO,
         }
     }
 
@@ -112,12 +113,6 @@ impl SimHost {
     #[must_use]
     pub fn lives(&self) -> u64 {
         self.lives
-    }
-
-    /// How much processor time its agents have had.
-    #[must_use]
-    pub fn computed(&self) -> Duration {
-        self.computed
     }
 
     /// Where its agent is reached.
@@ -252,14 +247,16 @@ impl SimHost {
     /// Lets the agent work until the simulation's time is `now`.
     pub fn run_until(&mut self, now: Micros) {
         if let Some(life) = &self.life {
-            let start = processor_time();
+            let start = self.computed.map(|_| processor_time());
             let local = self.pace.local(now);
             let until = life.origin + Duration::from_micros(local.saturating_sub(life.began));
             // What is logged says when and where.
             let _at = tracing::error_span!("", ms = now / 1000, host = self.name).entered();
             // Made within the runtime, whose clock it is to follow.
             (life.runtime).block_on(async move { tokio::time::sleep_until(until).await });
-            self.computed += processor_time().saturating_sub(start);
+            if let (Some(computed), Some(start)) = (&mut self.computed, start) {
+                *computed += processor_time().saturating_sub(start);
+            }
         }
     }
 

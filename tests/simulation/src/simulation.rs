@@ -32,6 +32,8 @@ pub struct Simulation {
     seed: Dice,
     /// From which host on replicas share what is the same in all.
     sharing: Option<(usize, Shared)>,
+    /// Whether what hosts compute is measured.
+    measured: bool,
 }
 
 impl Simulation {
@@ -47,6 +49,7 @@ impl Simulation {
             now: 0,
             seed,
             sharing: None,
+            measured: false,
         }
     }
 
@@ -54,6 +57,11 @@ impl Simulation {
     /// compare them.
     pub fn share_replicas_after(&mut self, count: usize) {
         self.sharing = Some((count, Shared::default()));
+    }
+
+    /// What the hosts that are added from now on compute is measured, which takes a quarter of a simulation's own time.
+    pub fn measure(&mut self) {
+        self.measured = true;
     }
 
     /// Virtual time since the beginning.
@@ -73,6 +81,7 @@ impl Simulation {
         host.shared = (self.sharing.as_ref())
             .filter(|(first, _)| number >= *first)
             .map(|(_, shared)| shared.clone());
+        host.computed = self.measured.then_some(Duration::ZERO);
         host.start()?;
         self.hosts.push(host);
         Ok(number)

@@ -45,7 +45,7 @@ impl<'a> Planner<'a, '_> {
         let mut slots: Slots<'a> = slots.map(|tasks| self.slot(tasks)).collect();
         let excess = slots.split_off(&(service.spec.replicas.saturating_add(1)));
         self.excess(&excess);
-        let added = self.fill(view, &slots);
+        let added = self.fill(view, &tasks, &slots);
         self.retire(&slots, &added);
         if service.spec.auto_remove && added.is_empty() {
             self.remove_if_done(&tasks);
@@ -83,7 +83,12 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// New tasks, and nodes for those that wait. Says which slots got a new task.
-    fn fill(&mut self, view: &mut Option<View<'a>>, slots: &Slots<'a>) -> Vec<u32> {
+    fn fill(
+        &mut self,
+        view: &mut Option<View<'a>>,
+        tasks: &[&'a Task],
+        slots: &Slots<'a>,
+    ) -> Vec<u32> {
         let spec = &self.record.service.spec;
         let request = Request {
             service: &self.record.service.id,
@@ -97,7 +102,7 @@ impl<'a> Planner<'a, '_> {
                 (Some(placer), _) => placer,
                 (none, Some(view)) => {
                     let view = view.get_or_insert_with(|| View::of(self.state));
-                    none.insert(Placer::new(view, request))
+                    none.insert(Placer::new(view, request, tasks.iter().copied()))
                 }
                 (None, None) => return Err(String::new()),
             };

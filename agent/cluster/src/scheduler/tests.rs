@@ -13,7 +13,7 @@ fn placed(w: &mut World, spec: ServiceSpec, count: usize) -> Vec<Result<u64, Str
         ports: &service.spec.ports,
     };
     let mut view = View::of(&w.state);
-    let mut placer = Placer::new(&mut view, request);
+    let mut placer = Placer::new(&mut view, request, w.state.tasks.of_service(&service.id));
     (0..count).map(|_| placer.place(&[]).map(|n| n.0)).collect()
 }
 
@@ -131,7 +131,7 @@ fn a_node_that_rejects_a_slot_again_and_again_is_the_last_choice() {
         ports: &[],
     };
     let mut view = View::of(&w.state);
-    let mut placer = Placer::new(&mut view, request);
+    let mut placer = Placer::new(&mut view, request, w.state.tasks.of_service(&service.id));
     assert_eq!(placer.place(&[NodeId(1)]), Ok(NodeId(1)));
     assert_eq!(placer.place(&[NodeId(2), NodeId(2)]), Ok(NodeId(1)));
     assert_eq!(placer.place(&[NodeId(1), NodeId(1)]), Ok(NodeId(2)));

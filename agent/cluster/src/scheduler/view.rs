@@ -40,7 +40,6 @@ pub(super) struct Load<'a> {
     pub(super) memory: u64,
     /// Billionths of a CPU.
     pub(super) cpus: u64,
-    services: BTreeMap<&'a Id, usize>,
     ports: BTreeMap<(u16, Protocol), (&'a Id, bool)>,
 }
 
@@ -51,7 +50,6 @@ impl<'a> Load<'a> {
             tasks: 0,
             memory: 0,
             cpus: 0,
-            services: BTreeMap::new(),
             ports: BTreeMap::new(),
         }
     }
@@ -63,16 +61,10 @@ impl<'a> Load<'a> {
         self.cpus = self
             .cpus
             .saturating_add(resources.cpus.map_or(0, |cpus| cpus.0));
-        *self.services.entry(request.service).or_default() += 1;
         for (number, protocol, shared) in request.host_ports() {
             self.ports
                 .insert((number, protocol), (request.service, shared));
         }
-    }
-
-    /// How many tasks of `service` are on it.
-    pub(super) fn tasks_of(&self, service: &Id) -> usize {
-        self.services.get(service).copied().unwrap_or(0)
     }
 
     /// The fuller of memory and CPUs, in thousandths of the node's capacity.
@@ -128,12 +120,18 @@ impl<'a> View<'a> {
                 .collect(),
             state,
         };
+        // Most services have none, and their tasks are many.
+        let ports: BTreeMap<&Id, &[Port]> = (state.services.iter())
+            .map(|(id, record)| (id, record.service.spec.ports.as_slice()))
+            .filter(|(_, ports)| !ports.is_empty())
+            .collect();
         for task in state.tasks.values() {
-            if let Some(node) = task.node
-                && !task.status.state.is_final()
-                && let Some(load) = view.loads.get_mut(&node)
-            {
-                load.add(&request_of(state, task));
+            if let Some(load) = place_of(task).and_then(|node| view.loads.get_mut(&node)) {
+                load.add(&Request {
+                    service: &task.service_id,
+                    spec: &task.spec,
+                    ports: ports.get(&task.service_id).copied().unwrap_or_default(),
+                });
             }
         }
         view
@@ -181,13 +179,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// What `task` asks for.
-fn request_of<'a>(state: &'a State, task: &'a Task) -> Request<'a> {
-    let ports =
-        (state.services.get(&task.service_id)).map_or(&[][..], |record| &record.service.spec.ports);
-    Request {
-        service: &task.service_id,
-        spec: &task.spec,
-        ports,
-    }
+/// The node where a task takes its share: it has one, and has not ended.
+pub(super) fn place_of(task: &Task) -> Option<NodeId> {
+    task.node.filter(|_| !task.status.state.is_final())
 }

@@ -55,6 +55,7 @@ pub fn run(scale: Scale, tell: &mut dyn FnMut(&[Row]) -> Result<()>) -> Result<V
     let mut sim = Simulation::new(1);
     let managers = scale.hosts.min(VOTERS);
     sim.share_replicas_after(managers);
+    sim.measure();
     sim.cluster(managers, managers)?;
     let mut run = Run {
         scale,
@@ -149,7 +150,9 @@ impl Run<'_> {
         Spent {
             real: Instant::now(),
             now: self.sim.now(),
-            computed: hosts.iter().map(SimHost::computed).collect(),
+            computed: (hosts.iter())
+                .map(|host| host.computed.unwrap_or_default())
+                .collect(),
             traffic: (hosts.iter())
                 .map(|host| self.sim.fabric.traffic_of(host.ip))
                 .collect(),
