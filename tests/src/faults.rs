@@ -196,8 +196,7 @@ impl Host {
         );
         let file = std::fs::File::create(self.data_dir().join("filler"))?;
         loop {
-            let disk = rustix::fs::fstatvfs(&file)?;
-            let free = disk.f_bavail * disk.f_frsize;
+            let free = self.free_disk()?;
             if free == 0 {
                 return Ok(0);
             }
@@ -209,6 +208,15 @@ impl Host {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// How many bytes are free on the disk that the data directory is on.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn free_disk(&self) -> Result<u64> {
+        let disk = rustix::fs::statvfs(self.data_dir())?;
+        Ok(disk.f_bavail * disk.f_frsize)
     }
 
     /// Makes room again.

@@ -47,19 +47,17 @@ impl<'v, 'a> Placer<'v, 'a> {
         for node in tasks.into_iter().filter_map(view::place_of) {
             *on.entry(node).or_default() += 1;
         }
-        let having = view.nodes_with(&request.spec.image);
-        let fitting = view
-            .loads()
-            .filter(|load| fit::obstacle(view, load, &request).is_none());
-        let ranked = fitting.map(|load| rank(load, &on, having)).collect();
-        Self {
+        let mut placer = Self {
+            having: view.nodes_with(&request.spec.image),
             view,
             request,
-            having,
             tasks: on,
-            ranked,
+            ranked: BTreeSet::new(),
             explained: None,
-        }
+        };
+        let loads = placer.view.loads();
+        placer.ranked = loads.filter_map(|load| placer.rank(load)).collect();
+        placer
     }
 
     /// The node for one more task, which is reserved there. `rejections` are the nodes that rejected earlier tasks of
@@ -76,21 +74,31 @@ impl<'v, 'a> Placer<'v, 'a> {
             self.ranked.remove(&best);
             let node = best.4;
             // Addresses are the network's: other nodes may have taken the last one.
-            if self.rank(node).is_none() {
+            let rank = |placer: &Self| placer.rank(placer.view.load(node)?);
+            if rank(self).is_none() {
                 continue;
             }
             self.view.reserve(node, &self.request);
             *self.tasks.entry(node).or_default() += 1;
-            self.ranked.extend(self.rank(node));
+            self.ranked.extend(rank(self));
             return Ok(node);
         }
     }
 
     /// A node's rank, if one more task fits it.
-    fn rank(&self, node: NodeId) -> Option<Rank> {
-        let load = self.view.load(node)?;
-        let fits = fit::obstacle(self.view, load, &self.request).is_none();
-        fits.then(|| rank(load, &self.tasks, self.having))
+    fn rank(&self, load: &view::Load<'_>) -> Option<Rank> {
+        if fit::obstacle(self.view, load, &self.request).is_some() {
+            return None;
+        }
+        let id = load.node.id;
+        let has_image = self.having.is_some_and(|nodes| nodes.contains(&id));
+        Some((
+            self.tasks.get(&id).copied().unwrap_or(0),
+            load.tasks + usize::from(!has_image),
+            load.reserved_share(),
+            !has_image,
+            id,
+        ))
     }
 
     fn best(&self, rejections: &[NodeId]) -> Option<Rank> {
@@ -99,21 +107,6 @@ impl<'v, 'a> Placer<'v, 'a> {
         let willing = self.ranked.iter().find(|rank| !rejected(rank));
         willing.or_else(|| self.ranked.first()).copied()
     }
-}
-
-fn rank(
-    load: &view::Load<'_>,
-    tasks: &BTreeMap<NodeId, usize>,
-    having: Option<&BTreeSet<NodeId>>,
-) -> Rank {
-    let has_image = having.is_some_and(|nodes| nodes.contains(&load.node.id));
-    (
-        tasks.get(&load.node.id).copied().unwrap_or(0),
-        load.tasks + usize::from(!has_image),
-        load.reserved_share(),
-        !has_image,
-        load.node.id,
-    )
 }
 
 fn explain(view: &View<'_>, request: &Request<'_>) -> String {

@@ -261,13 +261,18 @@ pub(super) async fn save(
     // Another node may have made one known just now. Without a quorum, what this one knows is all there is.
     let _ = member.read(Read::Linearizable).await;
     for name in &names {
-        let reference: ImageReference = name.parse()?;
-        let known = member.state().images.get(&reference.to_string()).cloned();
-        let record = known
-            .ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))?;
+        let record = known(&member.state(), name)?;
         fetcher.bring(&record.image, |_| ()).await?;
     }
     host.save_images(names).await
+}
+
+/// What the cluster knows of the image of that name.
+pub(super) fn known(state: &State, name: &str) -> Result<ImageRecord> {
+    let reference: ImageReference = name.parse()?;
+    let record = state.images.get(&reference.to_string());
+    let record = record.map(|record| ImageRecord::clone(record));
+    record.ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))
 }
 
 /// The image of that name, where a node that lives has it.

@@ -15,7 +15,7 @@ impl Cluster {
     /// From this node if it has the image, or else from one that has it and answers.
     pub(super) async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
         self.fresh().await?;
-        let record = known(&self.member.state(), name)?;
+        let record = images::known(&self.member.state(), name)?;
         let mut last = Error::Unavailable(format!(
             "no node that has the image {} can be asked",
             record.image.reference
@@ -47,7 +47,7 @@ impl Cluster {
                 "an image cannot be called {reference}: the digest is its registry's to give; leave it out"
             )));
         }
-        let record = known(&self.member.state(), name)?;
+        let record = images::known(&self.member.state(), name)?;
         let image = Image {
             reference,
             builtin: false,
@@ -94,18 +94,11 @@ impl Cluster {
         to: Option<String>,
     ) -> Result<BoxStream<Result<PushEvent>>> {
         self.fresh().await?;
-        let record = known(&self.member.state(), name)?;
+        let record = images::known(&self.member.state(), name)?;
         fetcher.bring(&record.image, |_| ()).await?;
         host.push_image(record.image.reference.to_string(), to)
             .await
     }
-}
-
-fn known(state: &State, name: &str) -> Result<ImageRecord> {
-    let reference: ImageReference = name.parse()?;
-    let record = state.images.get(&reference.to_string());
-    let record = record.map(|record| ImageRecord::clone(record));
-    record.ok_or_else(|| Error::NotFound(format!("the cluster has no image {reference}")))
 }
 
 /// The nodes that have an image and live, this one first.

@@ -17,8 +17,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of bytes that go through this process: `size` of them, where that is known.
-    pub(crate) fn of_bytes(size: Option<u64>) -> Result<Self> {
+    fn of_bytes(size: Option<u64>) -> Result<Self> {
         Self::new(
             size,
             if size.is_some() {
@@ -42,8 +41,18 @@ impl Progress {
         Ok(Self(bar))
     }
 
-    /// Counts what goes through.
-    pub(crate) fn count(
+    /// Does `work` with pieces of an archive, `size` bytes in all where that is known, and shows how many it has had.
+    pub(crate) async fn through<T, F: Future<Output = T>>(
+        size: Option<u64>,
+        pieces: BoxStream<swarm_api::Result<Bytes>>,
+        work: impl FnOnce(BoxStream<swarm_api::Result<Bytes>>) -> F,
+    ) -> Result<T> {
+        let progress = Self::of_bytes(size)?;
+        let pieces = progress.count(pieces);
+        Ok(progress.during(work(pieces)).await)
+    }
+
+    fn count(
         &self,
         pieces: BoxStream<swarm_api::Result<Bytes>>,
     ) -> BoxStream<swarm_api::Result<Bytes>> {

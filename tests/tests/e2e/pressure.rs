@@ -17,9 +17,8 @@ fn has(host: &Host, names: &[&str]) -> Result<Vec<String>> {
 
 /// Fills the disk until so many percent of it are free.
 fn fill_to(host: &Host, percent: u64) -> Result<()> {
-    let disk = rustix::fs::statvfs(host.data_dir())?;
     let keep = DISK / 100 * percent;
-    let free = disk.f_bavail * disk.f_frsize;
+    let free = host.free_disk()?;
     let bytes = free.checked_sub(keep);
     let bytes = bytes.ok_or_else(|| anyhow::anyhow!("only {free} bytes are free"))?;
     let zeros = vec![0; usize::try_from(bytes)?];
@@ -60,8 +59,7 @@ fn a_disk_that_fills_up_loses_the_images_that_nobody_uses_and_no_others() {
             Ok(())
         })?;
         wait_until("its layers go as well", UP, || {
-            let disk = rustix::fs::statvfs(two.data_dir())?;
-            let free = disk.f_bavail * disk.f_frsize;
+            let free = two.free_disk()?;
             ensure!(free > DISK / 100 * 40, "{free} bytes are free");
             Ok(())
         })?;
@@ -77,8 +75,7 @@ fn a_disk_that_fills_up_loses_the_images_that_nobody_uses_and_no_others() {
             Ok(())
         })?;
         wait_until("there is room again", UP, || {
-            let disk = rustix::fs::statvfs(two.data_dir())?;
-            ensure!(disk.f_bavail * disk.f_frsize > 16 << 20);
+            ensure!(two.free_disk()? > 16 << 20);
             Ok(())
         })?;
         // What runs has noticed nothing, and it starts anew from what it has.

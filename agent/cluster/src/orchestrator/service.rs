@@ -16,11 +16,11 @@ pub(super) struct Planner<'a, 'p> {
 }
 
 /// The slots that have tasks, by number.
-type Slots<'a> = BTreeMap<u32, Slot<'a>>;
+type Slots<'t, 'a> = BTreeMap<u32, Slot<'t, 'a>>;
 
-struct Slot<'a> {
+struct Slot<'t, 'a> {
     /// Oldest first.
-    tasks: Vec<&'a Task>,
+    tasks: &'t [&'a Task],
     newest: Option<&'a Task>,
 }
 
@@ -42,7 +42,7 @@ impl<'a> Planner<'a, '_> {
         }
         tasks.sort_unstable_by_key(|t| (t.slot, t.created_at, &t.id));
         let slots = tasks.chunk_by(|a, b| a.slot == b.slot);
-        let mut slots: Slots<'a> = slots.map(|tasks| self.slot(tasks)).collect();
+        let mut slots: Slots<'_, 'a> = slots.map(|tasks| self.slot(tasks)).collect();
         let excess = slots.split_off(&(service.spec.replicas.saturating_add(1)));
         self.excess(&excess);
         let added = self.fill(view, &tasks, &slots);
@@ -53,12 +53,12 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// The newest is one of its tasks, so it is looked for there and not among all of the cluster.
-    fn slot(&self, tasks: &[&'a Task]) -> (u32, Slot<'a>) {
+    fn slot<'t>(&self, tasks: &'t [&'a Task]) -> (u32, Slot<'t, 'a>) {
         let number = tasks.first().map_or(0, |t| t.slot);
         let id = self.record.newest.get(&number);
         let newest = id.and_then(|id| tasks.iter().find(|t| t.id == *id));
         let slot = Slot {
-            tasks: tasks.to_vec(),
+            tasks,
             newest: newest.copied(),
         };
         (number, slot)
@@ -66,9 +66,9 @@ impl<'a> Planner<'a, '_> {
 
     /// Tasks of slots that there are no more. The highest slots go first, so those that stay are numbered from 1. A
     /// service that is scaled to 0 is only stopped: what its tasks came to, and their logs, stay.
-    fn excess(&mut self, slots: &Slots<'a>) {
+    fn excess(&mut self, slots: &Slots<'_, 'a>) {
         let stopped = self.record.service.spec.replicas == 0;
-        for task in slots.values().flat_map(|slot| &slot.tasks) {
+        for task in slots.values().flat_map(|slot| slot.tasks) {
             if !stopped || task.desired == DesiredState::Removed {
                 self.plan.remove(task);
             } else if task.desired == DesiredState::Running && !task.status.state.is_final() {
@@ -87,7 +87,7 @@ impl<'a> Planner<'a, '_> {
         &mut self,
         view: &mut Option<View<'a>>,
         tasks: &[&'a Task],
-        slots: &Slots<'a>,
+        slots: &Slots<'_, 'a>,
     ) -> Vec<u32> {
         let spec = &self.record.service.spec;
         let request = Request {
@@ -116,7 +116,7 @@ impl<'a> Planner<'a, '_> {
             if task.status.state != TaskState::Pending || task.desired != DesiredState::Running {
                 continue;
             }
-            match place(&rejections(&slot.tasks)) {
+            match place(&rejections(slot.tasks)) {
                 Ok(node) => self.plan.items.push(PlanItem::Assign {
                     task: task.id.clone(),
                     node,
@@ -138,7 +138,7 @@ impl<'a> Planner<'a, '_> {
             let Some(refill) = restart::refill(self.record, slot, newest, drained) else {
                 continue;
             };
-            let history = there.map_or(&[][..], |slot| &slot.tasks);
+            let history = there.map_or(&[][..], |slot| slot.tasks);
             self.plan.items.push(PlanItem::AddTask {
                 service: self.record.service.id.clone(),
                 slot,
@@ -153,11 +153,11 @@ impl<'a> Planner<'a, '_> {
 
     /// What was replaced is stopped, after its replacement is made so that a plan that is carried out in part leaves
     /// no slot that looks stopped on purpose; and what has ended long ago is forgotten.
-    fn retire(&mut self, slots: &Slots<'a>, added: &[u32]) {
+    fn retire(&mut self, slots: &Slots<'_, 'a>, added: &[u32]) {
         for (number, slot) in slots {
             let replaced = added.binary_search(number).is_ok();
             let newest = slot.newest.filter(|_| !replaced);
-            for task in &slot.tasks {
+            for task in slot.tasks {
                 let is_newest = newest.is_some_and(|n| n.id == task.id);
                 let is_live = !task.status.state.is_final();
                 if is_live && !is_newest && task.desired == DesiredState::Running {
@@ -169,7 +169,7 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Forgets what is to go and is gone, and of the others that have ended all but the last few.
-    fn forget_old(&mut self, slot: &Slot<'a>) {
+    fn forget_old(&mut self, slot: &Slot<'_, 'a>) {
         let gone: Vec<&&Task> = slot.tasks.iter().filter(|t| is_gone(t)).collect();
         let kept = gone.iter().filter(|t| t.desired < DesiredState::Removed);
         let mut too_many = kept.count().saturating_sub(HISTORY);

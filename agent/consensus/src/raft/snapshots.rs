@@ -57,7 +57,7 @@ impl Snapshots {
         &self,
         purged: Option<LogId>,
     ) -> Result<Option<(SnapshotMeta, Vec<u8>)>, Error> {
-        let mut names = disk::run(&self.disk, names).await.map_err(listing)?;
+        let mut names = self.names().await?;
         let mut damage = None;
         let mut damaged = Vec::new();
         while let Some((index, name)) = names.pop() {
@@ -97,8 +97,7 @@ impl Snapshots {
 
     /// The newest snapshot, to be sent to another node.
     pub(crate) async fn newest(&self) -> Result<Option<Snapshot>, Error> {
-        let mut names = disk::run(&self.disk, names).await.map_err(listing)?;
-        let Some((_, name)) = names.pop() else {
+        let Some((_, name)) = self.names().await?.pop() else {
             return Ok(None);
         };
         let (meta, content) = self.read(&name).await?;
@@ -171,6 +170,11 @@ impl Snapshots {
         }
         Ok((meta, body.to_vec()))
     }
+
+    async fn names(&self) -> Result<Vec<(u64, String)>, Error> {
+        let listed = disk::run(&self.disk, names).await;
+        listed.map_err(|e| Error::Storage(format!("listing the snapshots: {e}")))
+    }
 }
 
 /// The snapshots there are, the newest last.
@@ -182,10 +186,6 @@ fn names(disk: &dyn Disk) -> io::Result<Vec<(u64, String)>> {
         .collect();
     found.sort();
     Ok(found)
-}
-
-fn listing(e: io::Error) -> Error {
-    Error::Storage(format!("listing the snapshots: {e}"))
 }
 
 fn name(index: u64) -> String {

@@ -163,11 +163,8 @@ impl Container {
             (source.path, local::Target::File(target.into()))
         };
         let archive = self.client.copy_out(self.task.clone(), path).await?;
-        let progress = Progress::of_bytes(None)?;
-        let archive = progress.count(archive);
-        progress
-            .during(local::write(archive, to, options.archive))
-            .await
+        let write = |archive| local::write(archive, to, options.archive);
+        Progress::through(None, archive, write).await?
     }
 
     async fn stream_out(&self, path: &str, options: Options) -> Result<()> {
@@ -232,10 +229,8 @@ impl Container {
         folder: String,
         archive: BoxStream<swarm_api::Result<Bytes>>,
     ) -> Result<()> {
-        let progress = Progress::of_bytes(None)?;
-        let archive = progress.count(archive);
-        let copied = self.client.copy_in(self.task.clone(), folder, archive);
-        Ok(progress.during(copied).await?)
+        let copy = |archive| self.client.copy_in(self.task.clone(), folder, archive);
+        Ok(Progress::through(None, archive, copy).await??)
     }
 }
 

@@ -31,12 +31,9 @@ pub(crate) async fn import(context: &Context, args: ImportArgs) -> Result<()> {
         stop_signal: args.stop_signal,
         ..ImageConfig::default()
     };
-    let progress = Progress::of_bytes(size)?;
-    let archive = progress.count(archive);
     let client = context.client().await?;
-    let image = progress
-        .during(client.import_image(args.name, config, archive))
-        .await;
+    let import = |archive| client.import_image(args.name, config, archive);
+    let image = Progress::through(size, archive, import).await?;
     context.print(&image?, |i| i.reference.to_string())
 }
 
@@ -71,10 +68,9 @@ pub(crate) async fn commit(context: &Context, args: CommitArgs) -> Result<()> {
 /// `image load`.
 pub(crate) async fn load(context: &Context, name: Option<String>, file: &Path) -> Result<()> {
     let (archive, size) = open(file).await?;
-    let progress = Progress::of_bytes(size)?;
-    let archive = progress.count(archive);
     let client = context.client().await?;
-    let images = progress.during(client.load_images(name, archive)).await;
+    let load = |archive| client.load_images(name, archive);
+    let images = Progress::through(size, archive, load).await?;
     context.print(&images?, |images| {
         let names: Vec<_> = images.iter().map(|i| i.reference.to_string()).collect();
         names.join("\n")
@@ -103,16 +99,14 @@ pub(crate) async fn save(context: &Context, file: &Path, names: Vec<String>) -> 
     let mut out = tokio::fs::File::create(unfinished)
         .await
         .with_context(cannot)?;
-    let progress = Progress::of_bytes(None)?;
-    let archive = progress.count(archive);
-    let saving = async {
+    let save = async |archive| {
         write(archive, &mut out, &name).await?;
         out.sync_all().await.with_context(cannot)?;
         tokio::fs::rename(unfinished, file)
             .await
             .with_context(cannot)
     };
-    let outcome = progress.during(saving).await;
+    let outcome = Progress::through(None, archive, save).await.flatten();
     if outcome.is_err() {
         // It is of no use, and the reason is told.
         let _ = tokio::fs::remove_file(unfinished).await;

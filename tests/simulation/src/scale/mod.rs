@@ -178,8 +178,7 @@ impl Run<'_> {
     }
 
     fn leader(&self) -> Option<usize> {
-        let leads = |host: &SimHost| host.look(|m| m.status().is_leader) == Some(true);
-        self.sim.hosts.iter().position(leads)
+        leader(&self.sim)
     }
 
     fn applied(&self) -> u64 {
@@ -300,11 +299,15 @@ impl Run<'_> {
     fn lose_leader(&mut self) -> Result<()> {
         let lost = self.leader().context("nobody leads")?;
         self.sim.hosts[lost].lose_power();
-        self.sim.until("another leads", LIMIT, |sim| {
-            (sim.hosts.iter()).any(|h| h.look(|m| m.status().is_leader) == Some(true))
-        })?;
+        let found = |sim: &Simulation| leader(sim).is_some();
+        self.sim.until("another leads", LIMIT, found)?;
         self.create("after", 1)
     }
+}
+
+fn leader(sim: &Simulation) -> Option<usize> {
+    let leads = |host: &SimHost| host.look(|m| m.status().is_leader) == Some(true);
+    sim.hosts.iter().position(leads)
 }
 
 /// How many bytes of memory this process has.

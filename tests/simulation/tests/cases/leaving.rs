@@ -254,15 +254,7 @@ fn one_joins_while_others_leave() {
     for gap in GAPS {
         let mut cluster = Cluster::new(gap + 11, 3, 3);
         let new = cluster.sim.add_host().unwrap();
-        let token = cluster.sim.call(2, |agent| async move {
-            let hour = Duration::from_secs(3600);
-            agent.create_token(NodeRole::Manager, hour).await
-        });
-        let token = cluster.sim.finish("a token", &token).unwrap().unwrap();
-        let peer = cluster.sim.hosts[2].address().to_string();
-        let joined = cluster.sim.call(new, move |agent| async move {
-            agent.join(peer, token.secret.unwrap(), None).await
-        });
+        let joined = cluster.sim.join(2, new, NodeRole::Manager).unwrap();
         cluster.go_on(Duration::from_millis(gap));
         let calls = vec![(0, cluster.leave(0, false)), (1, cluster.leave(1, false))];
         for (host, answer) in cluster.answers(calls) {

@@ -136,7 +136,7 @@ impl Systemd {
 
     /// The cgroup that all its units are in, relative to the hierarchy's root.
     fn base(&mut self) -> Result<PathBuf> {
-        let get = ("org.freedesktop.systemd1.Manager", "ControlGroup");
+        let get = (INTERFACE, "ControlGroup");
         let value: zbus::OwnedVariant = self
             .bus
             .call(OBJECT, "org.freedesktop.DBus.Properties", "Get", &get)
